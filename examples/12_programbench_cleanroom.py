@@ -43,15 +43,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import inspect
-import itertools
 import json
 import os
 import re
 import secrets
 import shlex
-import shutil
 import signal
 import socket
 import struct
@@ -61,12 +58,10 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, NoReturn
-from urllib.parse import urlsplit
 
 # ## 1. Settings
 #
@@ -88,58 +83,41 @@ def setting(name: str, default: str = "", pattern: str = ".*", remedy: str = "")
     return value
 
 
-# The cleanroom image: the docs and the binary, which can be run but not read, in /workspace.
-TASK_IMAGE = setting(
-    "PROGRAMBENCH_TASK_IMAGE",
-    "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6",
-    r"([\w.-]+(:\d+)?/)?([\w.-]+/)*[A-Za-z0-9][\w.-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?",
-    "set it to the name of an image, like programbench/owner_1776_repo.sha:tag.",
-)
+# The cleanroom image has the docs and the binary, which can be run but not read, in /workspace.
+CMATRIX = "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6"
+IMAGE = r"([\w.-]+(:\d+)?/)?([\w.-]+/)*[A-Za-z0-9][\w.-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
+TASK_IMAGE = setting("PROGRAMBENCH_TASK_IMAGE", CMATRIX, IMAGE, "set it to an image's name.")
 # ProgramBench calls the image of the task <owner>__<repo>.<sha> <owner>_1776_<repo>.<sha>.
 INSTANCE_ID = re.sub(r"^(.*/)?|[:@].*", "", TASK_IMAGE).replace("_1776_", "__")
 # `programbench eval` looks for a run's submissions in folders that bear their instance ids.
 FOLDER = Path(setting("PROGRAMBENCH_OUTPUT_DIR", "submissions")) / INSTANCE_ID
-INSTRUCTION = setting(
-    "PROGRAMBENCH_INSTRUCTION",
-    "/workspace holds a compiled program, `executable`, and its documentation. You can run it "
-    "but not read it, and there is no network. Characterise it: run it with many arguments and "
-    "inputs, wrong ones too, and write to /workspace/NOTES.md all that a rebuild must get right: "
-    "options, input and output formats, exit codes, messages.",
-)
+CHARACTERISE = """/workspace holds a compiled program, `executable`, that you can run but not read,
+and its documentation. Characterise it: run it with many arguments and inputs, wrong ones too, and
+write to /workspace/NOTES.md all that a rebuild from scratch, without network, must get right."""
+INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
 SDK_SOURCE = setting("OPENHANDS_SDK_SOURCE")
 API_KEY = setting("LLM_API_KEY", secrets.token_hex(), ".+", "unset it to rehearse without an LLM.")
 REHEARSAL = not {"LLM_API_KEY", "LLM_BASE_URL"} & os.environ.keys()
-REAL_MODEL = setting("LLM_MODEL", "anthropic/claude-sonnet-4-5-20250929")
-MODEL = "openai/rehearsal" if REHEARSAL else REAL_MODEL
+MODEL = "openai/rehearsal" if REHEARSAL else setting("LLM_MODEL", "anthropic/claude-sonnet-4-5")
 PROVIDER, _, MODEL_NAME = MODEL.partition("/")
-ORIGINS = {
-    "anthropic": "https://api.anthropic.com",
-    "openai": "https://api.openai.com/v1",
-    "openhands": "https://llm-proxy.app.all-hands.dev",
-}
-BASE_URL = setting(
-    "LLM_BASE_URL",
-    "http://rehearsal/v1" if REHEARSAL else ORIGINS.get(PROVIDER, ""),
-    r"https?://[\w.:\[\]-]+(/[\w./~-]*)?",
-    f"set it to the address of the LLM API that serves {MODEL}, like https://host/v1.",
-)
-if REHEARSAL:
-    print("LLM_API_KEY is not set: this is a rehearsal, a scripted model plays the agent.")
+ORIGINS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
+DEFAULT_URL = "http://rehearsal/v1" if REHEARSAL else ORIGINS.get(PROVIDER, "")
+URL = r"https?://[\w.:\[\]-]+(/[\w./~-]*)?"
+BASE_URL = setting("LLM_BASE_URL", DEFAULT_URL, URL, f"set it to the LLM API that serves {MODEL}.")
+NO_KEY = " (a rehearsal with a scripted model, as LLM_API_KEY is not set)" if REHEARSAL else ""
+print(f"Task {INSTANCE_ID}, model {MODEL}{NO_KEY}.", flush=True)
 
 # LiteLLM would fetch a price list, with retries; the one that it ships with will do.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-os.environ.setdefault("OPENHANDS_SUPPRESS_BANNER", "1")
+os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
 
 import aiohttp  # noqa: E402
 import execnet  # noqa: E402
 from aiohttp import web  # noqa: E402
 from anyio.from_thread import BlockingPortal, start_blocking_portal  # noqa: E402
-from execnet.gateway_base import Channel  # noqa: E402
-from openhands.sdk import LLM, Conversation, get_logger  # noqa: E402
-from openhands.sdk.conversation import ConversationExecutionStatus  # noqa: E402
+from openhands.sdk import LLM, Conversation  # noqa: E402
 from openhands.tools.preset.default import get_default_agent  # noqa: E402
 from openhands.workspace import DockerDevWorkspace  # noqa: E402
-from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError  # noqa: E402
+from pydantic import AliasChoices, BaseModel, Field  # noqa: E402
 
 # ## 2. The image
 #
@@ -147,17 +125,17 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError  
 # source, which nobody has who installed it with pip.
 
 SDK_VERSION = version("openhands-sdk")
-SDK_REPOSITORY = "https://github.com/OpenHands/software-agent-sdk.git"
+SDK = "https://github.com/OpenHands/software-agent-sdk.git"
 
 
-def run(*command: str, stdin: str | None = None) -> str:
+def run(*command: str, **options: Any) -> str:
     """Return what a command prints; if it fails, end the script in the command's own words."""
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, **options)
     except FileNotFoundError:
         fail(f"`{command[0]}` is not on the PATH: install it.")
     if done.returncode:
-        fail(f"`{shlex.join(command)}` says: {(done.stderr or done.stdout).strip()[-3000:]}", 1)
+        fail(f"{' '.join(command[:3])}: {(done.stderr or done.stdout).strip()[-3000:]}", 1)
     return done.stdout.strip()
 
 
@@ -168,11 +146,11 @@ def sdk_source() -> Path:
     if not SDK_SOURCE and not checkout.exists():
         print(f"Cloning the OpenHands SDK {SDK_VERSION} into {cache} ...", flush=True)
         tag, scratch = f"--branch=v{SDK_VERSION}", f"{checkout}-{os.getpid()}"
-        run("git", "clone", "--quiet", "--depth=1", tag, SDK_REPOSITORY, scratch)
+        run("git", "clone", "--quiet", "--depth=1", tag, SDK, scratch)
         # The slower of two runs that start together finds the other's clone in place.
         with contextlib.suppress(OSError):
             os.rename(scratch, checkout)
-        shutil.rmtree(scratch, ignore_errors=True)
+        run("rm", "-rf", scratch)
     project = checkout / "openhands-sdk" / "pyproject.toml"
     if not project.is_file() or f'version = "{SDK_VERSION}"' not in project.read_text():
         fail(f"OPENHANDS_SDK_SOURCE: {checkout} is no checkout of OpenHands SDK {SDK_VERSION}.")
@@ -186,10 +164,13 @@ def sdk_source() -> Path:
 # belongs to root and outlives the server, so a server that the agent kills loses no work, and
 # stopping takes no time. Compiled bytecode halves the server's start.
 
+# The coding CLIs of install_acp_providers would add 600 MB that nothing here runs.
+BUILD = f"""from openhands.agent_server.docker.build import BuildOptions, build
+options = dict(base_image="{TASK_IMAGE}", target="source-minimal", push=False)
+print(build(BuildOptions(**options, install_acp_providers=""))[0])"""
 AGENT_PYTHON = "/agent-server/.venv/bin/python"
 SERVER_PORT, LLM_PORT = 8000, 4000
-SEAL = f"""
-FROM {TASK_IMAGE} AS task
+SEAL = f"""FROM {TASK_IMAGE} AS task
 FROM {{server_image}}
 USER root
 RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-hash /agent-server
@@ -201,8 +182,7 @@ ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OPENHANDS_SUPPRESS_BANNER
     OH_CONVERSATIONS_PATH=/home/agent/conversations OH_BASH_EVENTS_DIR=/home/agent/bash_events
 ENTRYPOINT ["tini", "--", "sh", "-c", "setpriv --reuid=agent --regid=agent --init-groups \
     --no-new-privs --inh-caps=-all --bounding-set=-all \
-    {AGENT_PYTHON} -m openhands.agent_server $@; exec sleep infinity", "agent-server"]
-"""
+    {AGENT_PYTHON} -m openhands.agent_server $@; exec sleep infinity", "agent-server"]"""
 
 
 def cleanroom_image() -> str:
@@ -211,28 +191,17 @@ def cleanroom_image() -> str:
     task = run("docker", "image", "inspect", "--format={{.Id}}", TASK_IMAGE)
     commit = run("git", "-C", f"{source}", "rev-parse", "HEAD")
     edits = run("git", "-C", f"{source}", "diff", "HEAD")
-    digest = hashlib.sha256("\0".join((task, commit, edits, SEAL)).encode()).hexdigest()
-    tag = f"programbench-cleanroom:{digest[:20]}"
+    inputs = "\0".join((task, commit, edits, SEAL))
+    tag = f"programbench-cleanroom:{run('git', 'hash-object', '--stdin', input=inputs)}"
     if run("docker", "image", "ls", "--quiet", tag):
         return tag
     print(f"Building the agent server onto {TASK_IMAGE} ...", flush=True)
-    get_logger("openhands.agent_server.docker.build").setLevel("CRITICAL")
-    os.environ |= {"SDK_SHA": commit, "SDK_REF": f"refs/tags/v{SDK_VERSION}"}
-    # The build leaves a folder behind in the temp folder: let that be one of ours.
-    with tempfile.TemporaryDirectory(prefix="cleanroom-") as tempfile.tempdir:
-        try:
-            with contextlib.chdir(source):
-                from openhands.agent_server.docker.build import BuildOptions, build
-
-                options = BuildOptions(base_image=TASK_IMAGE, target="source-minimal", push=False)
-                options.install_acp_providers = ""  # three coding CLIs, 600 MB, not used here
-                server_image = build(options)[0]
-        except subprocess.CalledProcessError as error:
-            fail(f"the agent server's image does not build:\n{error.stderr[-3000:]}", 1)
-        finally:
-            tempfile.tempdir = None
-    seal = SEAL.format(server_image=server_image)
-    run("docker", "buildx", "build", "--load", "--quiet", f"--tag={tag}", "-", stdin=seal)
+    # Both builds leave things behind in the temp folder: let that be one of ours.
+    with tempfile.TemporaryDirectory(prefix="cleanroom-") as scratch:
+        env = os.environ | {"TMPDIR": scratch, "SDK_SHA": commit, "SDK_REF": f"v{SDK_VERSION}"}
+        built = run(sys.executable, "-c", BUILD, cwd=source, env=env).splitlines()[-1]
+        build = ("docker", "buildx", "build", "--load", f"--tag={tag}", "-")
+        run(*build, input=SEAL.format(server_image=built), env=env)
     return tag
 
 
@@ -242,20 +211,22 @@ def cleanroom_image() -> str:
 # over the two, and starts from nothing but a Python at the far end; these functions run at both
 # ends and carry a TCP connection over each channel.
 
-PIPE_IMPORTS = "import contextlib, itertools, os, signal, socket, struct, threading"
+PIPE_IMPORTS = """from __future__ import annotations
+import contextlib, os, signal, socket, struct, threading"""
 Connect = Callable[[], socket.socket]
 
 
-def carry(channel: Channel, connect: Connect) -> None:
+def carry(channel: execnet.Channel, connect: Connect) -> None:
     """Carry a connection until both of its directions have ended, or one broke.
 
     Bytes are data, and no bytes end a direction. None lets one more chunk come: eight at most
     are under way, so a slow reader holds up only itself and memory stays bounded.
     """
-    credit, ends = threading.Semaphore(8), itertools.count(1)
+    credit, ended = threading.Semaphore(8), list[str]()
 
-    def end() -> None:
-        if next(ends) == 2:
+    def end(direction: str) -> None:
+        ended.append(direction)
+        if len(ended) == 2:
             channel.close()
 
     def outward() -> None:
@@ -264,33 +235,37 @@ def carry(channel: Channel, connect: Connect) -> None:
                 credit.acquire()
                 channel.send(data)
             channel.send(b"")
-            end()
+            end("outward")
 
     with contextlib.suppress(OSError), connect() as near:
-        if near.family == socket.AF_INET:
-            near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=outward, daemon=True).start()
-        for data in channel:
-            if data is None:
-                credit.release()
-            elif data:
-                near.sendall(data)
-                channel.send(None)
-            else:
-                near.shutdown(socket.SHUT_WR)
-                end()
-        if next(ends) < 3:  # half an answer must not look like a whole one
+        with contextlib.suppress(OSError):
+            if near.family == socket.AF_INET:
+                near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=outward, daemon=True).start()
+            for data in channel:
+                if data is None:
+                    credit.release()
+                elif data:
+                    near.sendall(data)
+                    channel.send(None)
+                else:
+                    near.shutdown(socket.SHUT_WR)
+                    end("inward")
+        if len(ended) < 2:  # half an answer must not look like a whole one
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            near.shutdown(socket.SHUT_RD)
-            credit.release()
+        credit.release()
+        near.shutdown(socket.SHUT_RD)  # wakes the other thread, which then sees that all is over
     channel.close()
 
 
-def serve(control: Channel, listener: socket.socket, connect: Connect) -> None:
+def serve(control: execnet.Channel, listener: socket.socket, connect: Connect) -> None:
     """Carry what is opened on either side, until the far end goes away."""
 
-    def start(channel: Channel, connect: Connect) -> None:
-        threading.Thread(target=carry, args=(channel, connect), daemon=True).start()
+    def start(channel: execnet.Channel, connect: Connect) -> None:
+        if threading.active_count() < 1000:
+            threading.Thread(target=carry, args=(channel, connect), daemon=True).start()
+        else:
+            channel.close()
 
     def accept() -> None:
         with contextlib.suppress(OSError):
@@ -300,13 +275,10 @@ def serve(control: Channel, listener: socket.socket, connect: Connect) -> None:
 
     threading.Thread(target=accept, daemon=True).start()
     for channel in control:
-        if threading.active_count() < 1000:
-            start(channel, connect)
-        else:
-            channel.close()
+        start(channel, connect)
 
 
-def container_end(control: Channel, server_port: int, llm_port: int) -> None:
+def container_end(control: execnet.Channel, server_port: int, llm_port: int) -> None:
     """Serve the container's end, as root: the agent can neither kill nor read it.
 
     When the host's end goes away, however it dies, `control` ends, and the container stops.
@@ -319,28 +291,23 @@ def container_end(control: Channel, server_port: int, llm_port: int) -> None:
         os.kill(1, signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def open_pipe(container: str, connect: Connect) -> Generator[int]:
-    """Lay the pipe; yields the port on this host that leads to the agent server."""
+def open_pipe(container: str, connect: Connect, exits: contextlib.ExitStack) -> int:
+    """Lay the pipe, until `exits`; returns the port on this host that is the agent server's."""
     # In a session of its own: Ctrl-C in a terminal must not cut it before the work is saved.
     session = "import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])"
     end = ["docker", "exec", "--interactive", "--user=root", container, AGENT_PYTHON, "-I"]
-    group = execnet.Group()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-    try:
-        far = group.makegateway(
-            f"popen//python={shlex.join([sys.executable, '-c', session, *end])}"
-        )
-        parts = [PIPE_IMPORTS, *map(inspect.getsource, (carry, serve, container_end))]
-        call = f"container_end(channel, {SERVER_PORT}, {LLM_PORT})"
-        control = far.remote_exec("\n".join(["from __future__ import annotations", *parts, call]))
-        control.receive(timeout=30)
-        threading.Thread(target=serve, args=(control, listener, connect), daemon=True).start()
-        yield listener.getsockname()[1]
-        control.close()
-    finally:
-        listener.close()
-        group.terminate(timeout=5)
+    python = shlex.join([sys.executable, "-c", session, *end])
+    exits.callback((group := execnet.Group()).terminate, timeout=5)
+    far = group.makegateway(f"popen//python={python}")
+    code = [PIPE_IMPORTS, *map(inspect.getsource, (carry, serve, container_end))]
+    code.append(f"container_end(channel, {SERVER_PORT}, {LLM_PORT})")
+    control = far.remote_exec("\n".join(code))
+    exits.callback(lambda: control.close())
+    control.receive(timeout=30)
+    listener = exits.enter_context(socket.create_server(("127.0.0.1", 0), backlog=256))
+    exits.callback(listener.shutdown, socket.SHUT_RD)
+    threading.Thread(target=serve, args=(control, listener, connect), daemon=True).start()
+    return listener.getsockname()[1]
 
 
 # ## 4. The relay
@@ -356,24 +323,25 @@ FIELDS = """model messages input system instructions tools tool_choice parallel_
     stream_options store include metadata user temperature top_p top_k n seed stop stop_sequences
     max_tokens max_completion_tokens max_output_tokens frequency_penalty presence_penalty text
     thinking reasoning reasoning_effort verbosity response_format output_config service_tier
-    cache_control prompt_cache_key prompt_cache_retention safety_identifier""".split()
-KEY_HEADERS = ("Authorization", "x-api-key", "api-key")
-SENT_HEADERS = ("Accept", "User-Agent", "anthropic-version", "anthropic-beta")
-RETURNED_HEADERS = ("Content-Type", "Retry-After", "retry-after-ms", "x-request-id")
+    cache_control prompt_cache_key prompt_cache_retention safety_identifier
+    type function name description parameters input_schema strict format""".split()
+SENT = ("accept", "user-agent", "anthropic-version", "anthropic-beta")
+KEYS = ("authorization", "x-api-key", "api-key")
+RETURNED = ("content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id")
 MAX_BODY = 32 << 20
+KIND = (
+    "^(system|developer|user|assistant|tool|message|text|input_text|output_text|refusal|image|"
+    "image_url|input_image|document|reasoning|thinking|redacted_thinking|tool_use|tool_result|"
+    "function_call|function_call_output|custom_tool_call|custom_tool_call_output)$"
+)
 # What stands in an `image_url`: the image itself, or its detail.
 Inline = Annotated[str, Field(pattern="^(data:|(auto|low|high)$)")]
 
 
 class Block(BaseModel):
-    """A message or a part of one, in any of the three API styles."""
+    """A message or a part of one, in any of the three API styles; its type or else its role."""
 
-    type: Literal[
-        "message", "text", "input_text", "output_text", "refusal", "image_url", "input_image",
-        "image", "document", "thinking", "redacted_thinking", "reasoning", "tool_use",
-        "tool_result", "function_call", "function_call_output", "custom_tool_call",
-        "custom_tool_call_output",
-    ] = "message"  # fmt: skip
+    kind: str = Field(validation_alias=AliasChoices("type", "role"), pattern=KIND)
     content: str | list[Block] | None = None
     output: str | list[Block] | None = None
     image_url: Inline | dict[str, Inline] | None = None
@@ -387,28 +355,25 @@ class Tool(BaseModel):
     type: Literal["function", "custom"] = "custom"
 
 
-class Call(BaseModel):
+class Call(BaseModel, hide_input_in_errors=True):
     """What could reach out in the body of an LLM call."""
 
     model: Annotated[str, Field(pattern=f"^({re.escape(MODEL)}|{re.escape(MODEL_NAME)})$")]
     messages: list[Block] = []
     input: str | list[Block] = []
     system: str | list[Block] = []
+    instructions: str | None = None
     tools: list[Tool] = []
-
-
-class Refused(Exception):
-    """Says why the relay does not pass a request on."""
 
 
 class Relay:
     """Forwards one run's LLM calls; knows the real key and keeps the ledger."""
 
     def __init__(self, ledger: IO[str]):
-        self.ledger, self.counts = ledger, Counter[str]()
+        self.ledger, self.forwarded, self.refused = ledger, 0, 0
         self.placeholder = f"placeholder-{secrets.token_hex(16)}"
-        url = urlsplit(BASE_URL.rstrip("/"))
-        self.origin, self.path = f"{url.scheme}://{url.netloc}", url.path
+        self.origin = "/".join(BASE_URL.split("/")[:3])
+        self.path = BASE_URL.removeprefix(self.origin).rstrip("/")
 
     @contextlib.asynccontextmanager
     async def serving(self, portal: BlockingPortal) -> AsyncGenerator[Connect]:
@@ -431,79 +396,70 @@ class Relay:
         reply = web.StreamResponse()
         try:
             body = await self.admit(request)
-            entry["model"] = body["model"]
+            self.forwarded += 1
             if REHEARSAL:
                 reply = web.json_response(rehearse(body))
             else:
                 await self.forward(request, body, reply)
-        except Refused as refusal:
-            entry["refused"] = str(refusal)
-            reply = error_reply(403, f"Refused by the cleanroom's relay: {refusal}.")
         except (aiohttp.ClientError, OSError) as error:
-            entry["error"] = f"{type(error).__name__}: {error}"
+            refused = isinstance(error, PermissionError)
+            self.refused += refused
+            entry["refused" if refused else "failed"] = f"{type(error).__name__}: {error}"
             if reply.prepared and request.transport:
                 request.transport.abort()  # half an answer must not look like a whole one
-            reply = error_reply(502, f"No answer from {self.origin}: {error}")
-        self.counts["refused" if "refused" in entry else "forwarded"] += 1
+            # A shape of error that the clients of all three API styles read.
+            said = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
+            status = 403 if refused else 502
+            reply = web.json_response({"type": "error", "error": said}, status=status)
         entry |= {"status": reply.status, "seconds": round(time.time() - entry["time"], 3)}
         print(json.dumps(entry), file=self.ledger, flush=True)
         return reply
 
     async def admit(self, request: web.BaseRequest) -> dict[str, Any]:
-        """Return the body of a request that the policy lets through; raises Refused."""
+        """Return the body of a request that the policy lets through; raises PermissionError."""
         paths = [self.path + endpoint for endpoint in ENDPOINTS]
         if request.method != "POST" or request.raw_path not in paths:
-            raise Refused(f"only POST to {' and '.join(paths)} is let through")
-        if not any(self.placeholder in request.headers.get(name, "") for name in KEY_HEADERS):
-            raise Refused("the request does not carry the run's placeholder for the key")
-        raw = bytearray()
-        while chunk := await request.content.readany():
-            raw += chunk
-            if len(raw) > MAX_BODY:
-                raise Refused(f"the body is larger than {MAX_BODY} bytes")
+            raise PermissionError(f"only POST to {' and '.join(paths)} is let through")
+        if (request.content_length or MAX_BODY) >= MAX_BODY:
+            raise PermissionError(
+                f"the body does not give its length, or it is over {MAX_BODY} bytes"
+            )
         try:
-            body: dict[str, Any] = json.loads(raw)
+            body: dict[str, Any] = json.loads(await request.content.read())
             Call.model_validate(body)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise Refused(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        except (ValueError, RecursionError):
-            raise Refused("the body is not JSON") from None
-        if unlisted := sorted(body.keys() - FIELDS):
-            raise Refused(f"{', '.join(unlisted)}: not let through")
+        except (ValueError, RecursionError) as error:
+            raise PermissionError(f"the body is not let through: {error}") from None
+        if unlisted := sorted(
+            {*body, *(key for tool in body.get("tools", ()) for key in tool)} - {*FIELDS}
+        ):
+            raise PermissionError(f"{', '.join(unlisted)}: not let through")
         return body
 
     async def forward(self, request: web.BaseRequest, body: Any, reply: web.StreamResponse):
         """Send what was checked, written anew, and pass the answer on as it comes."""
-        headers = {name: request.headers[name] for name in SENT_HEADERS if name in request.headers}
-        for name in KEY_HEADERS:
-            if name in request.headers:
-                headers[name] = request.headers[name].replace(self.placeholder, API_KEY)
-        headers |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers = {"Content-Type": "application/json"}
+        for name, value in request.headers.items():
+            bare = value.removeprefix("Bearer ")
+            if name.lower() in SENT or (name.lower() in KEYS and bare == self.placeholder):
+                headers[name] = value.replace(self.placeholder, API_KEY)
+        if API_KEY not in " ".join(headers.values()):
+            raise PermissionError("the request does not carry the run's placeholder for the key")
         url, data = self.origin + request.raw_path, json.dumps(body)
-        call = self.client.post(url, data=data, headers=headers, allow_redirects=False)
-        async with call as upstream:
-            if upstream.status in range(300, 400):
-                raise Refused(f"{self.origin} redirects elsewhere")
-            reply.set_status(upstream.status)
-            for name in RETURNED_HEADERS:
-                if name in upstream.headers:
-                    reply.headers[name] = upstream.headers[name].replace(API_KEY, "")
+        async with self.client.post(url, data=data, headers=headers, allow_redirects=False) as up:
+            if up.status in range(300, 400):
+                raise PermissionError(f"{self.origin} redirects elsewhere")
+            reply.set_status(up.status)
+            returned = {n: v for n, v in up.headers.items() if n.lower() in RETURNED}
+            reply.headers.update({n: v.replace(API_KEY, "") for n, v in returned.items()})
             await reply.prepare(request)
             # No answer gives the key away: an end that could be its beginning waits for more.
             key, held = API_KEY.encode(), b""
-            async for chunk in upstream.content.iter_any():
+            async for chunk in up.content.iter_any():
                 held = (held + chunk).replace(key, self.placeholder.encode())
                 cut = len(held) - next(n for n in range(len(key))[::-1] if held.endswith(key[:n]))
                 await reply.write(held[:cut])
                 held = held[cut:]
             await reply.write_eof(held)
-
-
-def error_reply(status: int, message: str) -> web.Response:
-    """Return an error in a shape that the clients of all three styles read."""
-    error = {"type": "permission_error", "message": message, "param": None, "code": None}
-    return web.json_response({"type": "error", "error": error}, status=status)
 
 
 SCRIPT = [
@@ -516,28 +472,49 @@ SCRIPT = [
 
 def rehearse(body: dict[str, Any]) -> dict[str, Any]:
     """Return the scripted model's next answer: look around, run, note, finish."""
-    message: dict[str, Any] = {"role": "assistant", "content": "A rehearsal"}
-    if "tools" in body:  # the SDK asks for a title without
-        step = sum("tool_calls" in said for said in body["messages"])
-        tool, text = SCRIPT[min(step, len(SCRIPT) - 1)]
-        arguments = json.dumps({"message" if tool == "finish" else "command": text})
-        function = {"name": tool, "arguments": arguments}
-        message["tool_calls"] = [{"id": f"{step}", "type": "function", "function": function}]
-    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    return {"id": "", "object": "chat.completion", "model": body["model"], "choices": choices}
+    step = sum("tool_calls" in said for said in body["messages"])
+    tool, text = SCRIPT[min(step, len(SCRIPT) - 1)]
+    arguments = json.dumps({"message" if tool == "finish" else "command": text})
+    call = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
+    # The SDK also asks for a title of the conversation, and gives no tools.
+    said = {"tool_calls": [call]} if "tools" in body else {"content": "A rehearsal"}
+    choices = [{"index": 0, "message": {"role": "assistant", **said}, "finish_reason": "stop"}]
+    return {"id": "", "object": "chat.completion", "model": MODEL_NAME, "choices": choices}
 
 
-# ## 5. The workspace
+# ## 5. The workspace and the submission
 #
 # The SDK's own workspace runs the container. Two of its methods change: where the image comes
-# from, and that the pipe is laid before anyone knocks at the server's door.
+# from, and that the pipe is laid before anyone knocks at the server's door. The submission is
+# a gzipped tar of /workspace, where `programbench eval` looks for it, only with files, folders
+# and links that stay inside.
+
+
+def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
+    """Yield the members of /workspace that are the agent's to submit.
+
+    What only root can read is not: that is the reference binary, under whatever name, since
+    the agent can move it but not copy it. Nor are links to it, devices, and ways out.
+    """
+    left_out = set[str]()
+    for member in files:
+        roots = member.isreg() and member.uid == 0 and not member.mode & 0o044
+        with contextlib.suppress(tarfile.FilterError):
+            tarfile.data_filter(member, "/workspace")
+            if not roots and not (member.islnk() and member.linkname in left_out):
+                yield member
+                continue
+        left_out.add(member.name)
 
 
 class CleanroomWorkspace(DockerDevWorkspace):
     """A `DockerDevWorkspace` without a network: the pipe is the only way in or out."""
 
+    network: str | None = "none"
+    forward_env: list[str] = Field(default_factory=lambda: ["OH_SESSION_API_KEYS_0"])
+    detach_logs: bool = False
     connect: Connect = Field(exclude=True)
-    _pipe: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    exits: Any = Field(exclude=True)
 
     def get_image(self) -> str:
         """Return the sealed image, built if need be."""
@@ -545,82 +522,72 @@ class CleanroomWorkspace(DockerDevWorkspace):
 
     def _wait_for_health(self, *, timeout: float) -> None:
         """Lay the pipe, then wait for the agent server, at most `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        try:
-            port = self._pipe.enter_context(open_pipe(f"{self._container_id}", self.connect))
-            object.__setattr__(self, "host", f"http://127.0.0.1:{port}")
-            while not self.alive:
-                if time.monotonic() > deadline:
-                    logs = run("docker", "logs", "--tail=20", f"{self._container_id}")
-                    fail(f"the agent server does not answer; its log ends:\n{logs}", 1)
-                time.sleep(0.05)
-        except BaseException:
-            self.cleanup()
-            raise
+        self.exits.callback(self.cleanup)
+        port = open_pipe(f"{self._container_id}", self.connect, self.exits)
+        object.__setattr__(self, "host", f"http://127.0.0.1:{port}")
+        super()._wait_for_health(timeout=timeout)
 
     def save(self) -> None:
-        """Save the submission."""
-        save_submission(f"{self._container_id}")
+        """Save /workspace as `submission.tar.gz`, whole or not at all, and say what is in it.
 
-    def cleanup(self) -> None:
-        """End the pipe, which stops the container, and wait until that is gone."""
-        self._pipe.close()
-        super().cleanup()
+        The engine hands over the files, so this works whatever the agent did to its own tools;
+        this side writes the archive anew. An older one is kept, under its time.
+        """
+        path, partial = FOLDER / "submission.tar.gz", FOLDER / "submission.partial"
+        command = ["docker", "cp", f"{self._container_id}:/workspace/.", "-"]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE) as copy,
+            tarfile.open(fileobj=copy.stdout, mode="r|") as files,
+            tarfile.open(partial, "w:gz", compresslevel=6) as archive,
+        ):
+            for member in submittable(files):
+                archive.addfile(member, files.extractfile(member) if member.isreg() else None)
+        if copy.returncode:
+            fail("the engine does not hand over /workspace: the work is lost", 1)
+        with tarfile.open(partial) as archive:
+            names = archive.getnames()
+            notes = archive.extractfile("./NOTES.md") if "./NOTES.md" in names else None
+            text = notes.read(64 << 10).decode(errors="replace") if notes else "(no NOTES.md)"
+        if path.exists():
+            path.rename(FOLDER / f"submission-{path.stat().st_mtime:.0f}.tar.gz")
+        partial.rename(path)
+        # The agent wrote this: nothing in it may move the cursor.
+        print("\n" + re.sub(r"[^\n\t -~\u00a1-\uffff]", "", text) + "\n")
+        print(f"The submission has {len(names)} entries, {path.stat().st_size:,} bytes.")
 
 
-# ## 6. The submission
+# ## 6. The audit
 #
-# A gzipped tar of /workspace, where `programbench eval` looks for it. The engine hands over the
-# files, so this works whatever the agent did to its own tools; this side writes the archive
-# anew, and only with files, folders and links that stay inside.
+# Before the first token is spent, the agent's own shell tries what must not work.
+
+AUDIT = {
+    "the engine gives it no interface but loopback": "[ $(ls /sys/class/net) = lo ]",
+    "the engine gives it no route": "! grep -v Iface /proc/net/route",
+    "it is not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
+    "it cannot become root": "grep 'NoNew.*1' /proc/self/status",
+    "it cannot change what root runs": f"! [ -w {AGENT_PYTHON} ]",
+    "the image has no setuid shell": "! find / -xdev -user root -perm -4000 "
+    "-exec grep -q OPTIND {} \\; -print | grep .",
+    "the image has an executable that can be run": "[ -x executable ]",
+    "the image's executable belongs to root": "[ $(stat -c %u executable) = 0 ]",
+    "the image's executable cannot be read": "! (cat executable || chmod u+r executable)",
+    "the image's executable cannot be linked": "! ln executable linked",
+    "it cannot look into a running one": "sleep 1 | ./executable & sleep .2; ! cat /proc/$!/maps",
+}
 
 
-def belongs(member: tarfile.TarInfo, left_out: set[str]) -> bool:
-    """Tell whether a file of /workspace is the agent's to submit.
-
-    What only root can read is not: that is the reference binary, under whatever name, since
-    the agent can move it but not copy it. Nor are links to it, devices, and ways out.
-    """
-    try:
-        tarfile.data_filter(member, "/workspace")
-    except tarfile.FilterError:
-        return False
-    secret = member.isreg() and member.uid == 0 and not member.mode & 0o044
-    return not secret and not (member.islnk() and member.linkname in left_out)
-
-
-def save_submission(container: str) -> None:
-    """Save /workspace as `submission.tar.gz`, whole or not at all, and say what is in it.
-
-    An older submission is kept, under the time of its last change.
-    """
-    path, partial = FOLDER / "submission.tar.gz", FOLDER / "submission.partial"
-    entries, left_out, notes = 0, set[str](), b""
-    command = ["docker", "cp", f"{container}:/workspace/.", "-"]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as copy,
-        tarfile.open(fileobj=copy.stdout, mode="r|") as workspace,
-        tarfile.open(partial, "w:gz", compresslevel=6) as archive,
-    ):
-        for member in workspace:
-            if not belongs(member, left_out):
-                left_out.add(member.name)
-                continue
-            archive.addfile(member, workspace.extractfile(member) if member.isreg() else None)
-            entries += 1
-    if copy.returncode:
-        fail("the engine does not hand over /workspace: the work is lost", 1)
-    with tarfile.open(partial) as archive, contextlib.suppress(KeyError):
-        if file := archive.extractfile("./NOTES.md"):
-            notes = file.read(64 << 10)
-    if path.exists():
-        changed = time.strftime("%Y%m%dT%H%M%S", time.localtime(path.stat().st_mtime))
-        path.rename(FOLDER / f"submission-{changed}.tar.gz")
-    partial.rename(path)
-    # The agent wrote this: nothing in it may move the cursor.
-    text = "".join(c for c in notes.decode(errors="replace") if c.isprintable() or c in "\n\t")
-    print(f"\nNOTES.md:\n\n{text}\n" if notes else "\nThe agent left no NOTES.md.\n")
-    print(f"The submission has {entries} entries, {path.stat().st_size:,} bytes.")
+def audit(workspace: CleanroomWorkspace) -> None:
+    """Let the agent's shell try; ends the script, with status 3, unless everything holds."""
+    script = "; ".join(
+        f"({test}) >/dev/null 2>&1 && echo yes || echo NO" for test in AUDIT.values()
+    )
+    answers = workspace.execute_command(script, cwd="/workspace").stdout.split()
+    verdicts = dict.fromkeys(AUDIT, "NO") | dict(zip(AUDIT, answers, strict=False))
+    for claim, verdict in verdicts.items():
+        print(f"{verdict:>5}  {claim}")
+    if broken := [claim for claim, verdict in verdicts.items() if verdict != "yes"]:
+        fail(f"this is no cleanroom, so no LLM was called; not so: {'; '.join(broken)}.", 3)
+    print(f"The cleanroom holds in all {len(AUDIT)} points.", flush=True)
 
 
 # ## 7. The run
@@ -636,39 +603,30 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     # Anyone on this host can connect to the pipe's port: this key keeps them out.
     os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(32)
-    with (
-        open(FOLDER / "llm_calls.jsonl", "w") as ledger,
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager((relay := Relay(ledger)).serving(portal)) as connect,
-    ):
-        llm = LLM(
-            usage_id="agent",
-            model=MODEL,
-            api_key=SecretStr(relay.placeholder),
-            base_url=f"http://127.0.0.1:{LLM_PORT}{relay.path}",
-        )
+    with contextlib.ExitStack() as exits:
+        ledger = exits.enter_context(open(FOLDER / "llm_calls.jsonl", "w"))
+        portal = exits.enter_context(start_blocking_portal())
+        relay = Relay(ledger)
+        connect = exits.enter_context(portal.wrap_async_context_manager(relay.serving(portal)))
         workspace = CleanroomWorkspace(
-            base_image=TASK_IMAGE,
-            target="source-minimal",
-            network="none",
-            forward_env=["OH_SESSION_API_KEYS_0"],
-            detach_logs=False,
-            connect=connect,
+            base_image=TASK_IMAGE, target="source-minimal", connect=connect, exits=exits
         )
-        with workspace:
-            agent = get_default_agent(llm, cli_mode=True)
-            conversation = Conversation(agent=agent, workspace=workspace)
-            try:
-                conversation.send_message(INSTRUCTION)
-                conversation.run()
-            finally:
-                workspace.save()
-                stats = conversation.conversation_stats.get_combined_metrics()
-                status = conversation.state.execution_status
-                conversation.close()
-    print(f"LLM calls: {dict(relay.counts)}")
+        audit(workspace)
+        base_url = f"http://127.0.0.1:{LLM_PORT}{relay.path}"
+        llm = LLM(usage_id="agent", model=MODEL, api_key=relay.placeholder, base_url=base_url)
+        agent = get_default_agent(llm, cli_mode=True)
+        conversation = Conversation(agent=agent, workspace=workspace, delete_on_close=False)
+        try:
+            conversation.send_message(INSTRUCTION)
+            conversation.run()
+        finally:
+            workspace.save()
+            stats = conversation.conversation_stats.get_combined_metrics()
+            status = conversation.state.execution_status.value
+    conversation.close()  # by now its event socket has ended, and need not be waited for
+    print(f"LLM calls: {relay.forwarded} forwarded, {relay.refused} refused.")
     print(f"SUBMISSION: {FOLDER / 'submission.tar.gz'}\nEXAMPLE_COST: {stats.accumulated_cost}")
-    return 0 if status == ConversationExecutionStatus.FINISHED else 1
+    return 0 if status == "finished" else 1
 
 
 if __name__ == "__main__":
