@@ -49,6 +49,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -101,11 +102,9 @@ REHEARSAL = not {"LLM_API_KEY", "LLM_BASE_URL"} & os.environ.keys()
 MODEL = "openai/rehearsal" if REHEARSAL else setting("LLM_MODEL", "anthropic/claude-sonnet-4-5")
 PROVIDER, _, MODEL_NAME = MODEL.partition("/")
 ORIGINS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
-DEFAULT_URL = "http://rehearsal/v1" if REHEARSAL else ORIGINS.get(PROVIDER, "")
 URL = r"https?://[\w.:\[\]-]+(/[\w./~-]*)?"
-BASE_URL = setting("LLM_BASE_URL", DEFAULT_URL, URL, f"set it to the LLM API that serves {MODEL}.")
-NO_KEY = " (a rehearsal with a scripted model, as LLM_API_KEY is not set)" if REHEARSAL else ""
-print(f"Task {INSTANCE_ID}, model {MODEL}{NO_KEY}.", flush=True)
+BASE_URL = setting("LLM_BASE_URL", ORIGINS.get(PROVIDER, ""), URL, f"set it to {MODEL}'s API.")
+print(f"Task {INSTANCE_ID}, {MODEL}", "(no LLM_API_KEY: a scripted model rehearses)" * REHEARSAL)
 
 # LiteLLM would fetch a price list, with retries; the one that it ships with will do.
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
@@ -130,10 +129,7 @@ SDK = "https://github.com/OpenHands/software-agent-sdk.git"
 
 def run(*command: str, **options: Any) -> str:
     """Return what a command prints; if it fails, end the script in the command's own words."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, **options)
-    except FileNotFoundError:
-        fail(f"`{command[0]}` is not on the PATH: install it.")
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode:
         fail(f"{' '.join(command[:3])}: {(done.stderr or done.stdout).strip()[-3000:]}", 1)
     return done.stdout.strip()
@@ -150,7 +146,7 @@ def sdk_source() -> Path:
         # The slower of two runs that start together finds the other's clone in place.
         with contextlib.suppress(OSError):
             os.rename(scratch, checkout)
-        run("rm", "-rf", scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
     project = checkout / "openhands-sdk" / "pyproject.toml"
     if not project.is_file() or f'version = "{SDK_VERSION}"' not in project.read_text():
         fail(f"OPENHANDS_SDK_SOURCE: {checkout} is no checkout of OpenHands SDK {SDK_VERSION}.")
@@ -211,8 +207,9 @@ def cleanroom_image() -> str:
 # over the two, and starts from nothing but a Python at the far end; these functions run at both
 # ends and carry a TCP connection over each channel.
 
-PIPE_IMPORTS = """from __future__ import annotations
-import contextlib, os, signal, socket, struct, threading"""
+IMPORTS = (
+    "from __future__ import annotations; import contextlib, os, signal, socket, struct, threading"
+)
 Connect = Callable[[], socket.socket]
 
 
@@ -298,11 +295,9 @@ def open_pipe(container: str, connect: Connect, exits: contextlib.ExitStack) -> 
     end = ["docker", "exec", "--interactive", "--user=root", container, AGENT_PYTHON, "-I"]
     python = shlex.join([sys.executable, "-c", session, *end])
     exits.callback((group := execnet.Group()).terminate, timeout=5)
-    far = group.makegateway(f"popen//python={python}")
-    code = [PIPE_IMPORTS, *map(inspect.getsource, (carry, serve, container_end))]
+    code = [IMPORTS, *map(inspect.getsource, (carry, serve, container_end))]
     code.append(f"container_end(channel, {SERVER_PORT}, {LLM_PORT})")
-    control = far.remote_exec("\n".join(code))
-    exits.callback(lambda: control.close())
+    control = group.makegateway(f"popen//python={python}").remote_exec("\n".join(code))
     control.receive(timeout=30)
     listener = exits.enter_context(socket.create_server(("127.0.0.1", 0), backlog=256))
     exits.callback(listener.shutdown, socket.SHUT_RD)
@@ -320,20 +315,16 @@ def open_pipe(container: str, connect: Connect, exits: contextlib.ExitStack) -> 
 
 ENDPOINTS = {"anthropic": ["/v1/messages"]}.get(PROVIDER, ["/chat/completions", "/responses"])
 FIELDS = """model messages input system instructions tools tool_choice parallel_tool_calls stream
-    stream_options store include metadata user temperature top_p top_k n seed stop stop_sequences
-    max_tokens max_completion_tokens max_output_tokens frequency_penalty presence_penalty text
-    thinking reasoning reasoning_effort verbosity response_format output_config service_tier
-    cache_control prompt_cache_key prompt_cache_retention safety_identifier
-    type function name description parameters input_schema strict format""".split()
+    stream_options store include metadata temperature top_p top_k seed stop stop_sequences text
+    max_tokens max_completion_tokens max_output_tokens thinking reasoning reasoning_effort
+    verbosity response_format output_config cache_control prompt_cache_key prompt_cache_retention
+    user safety_identifier type function name description parameters input_schema strict""".split()
 SENT = ("accept", "user-agent", "anthropic-version", "anthropic-beta")
 KEYS = ("authorization", "x-api-key", "api-key")
 RETURNED = ("content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id")
-MAX_BODY = 32 << 20
-KIND = (
-    "^(system|developer|user|assistant|tool|message|text|input_text|output_text|refusal|image|"
-    "image_url|input_image|document|reasoning|thinking|redacted_thinking|tool_use|tool_result|"
-    "function_call|function_call_output|custom_tool_call|custom_tool_call_output)$"
-)
+KIND = """(?x)^(system|developer|user|assistant|tool|message|text|input_text|output_text|refusal
+    |image|image_url|input_image|document|reasoning|thinking|redacted_thinking|tool_use|tool_result
+    |function_call|function_call_output|custom_tool_call|custom_tool_call_output)$"""
 # What stands in an `image_url`: the image itself, or its detail.
 Inline = Annotated[str, Field(pattern="^(data:|(auto|low|high)$)")]
 
@@ -379,7 +370,7 @@ class Relay:
     async def serving(self, portal: BlockingPortal) -> AsyncGenerator[Connect]:
         """Yield what connects to the relay: it has no address where others could reach it."""
         loop, timeout = asyncio.get_running_loop(), aiohttp.ClientTimeout(None, sock_read=600)
-        server = web.Server(self.answer, keepalive_timeout=3600, access_log=None)
+        server = web.Server(self.answer, auto_decompress=False, access_log=None)
 
         def connect() -> socket.socket:
             near, far = socket.socketpair()
@@ -402,15 +393,14 @@ class Relay:
             else:
                 await self.forward(request, body, reply)
         except (aiohttp.ClientError, OSError) as error:
-            refused = isinstance(error, PermissionError)
-            self.refused += refused
-            entry["refused" if refused else "failed"] = f"{type(error).__name__}: {error}"
+            code = 403 if isinstance(error, PermissionError) else 502
+            self.refused += code == 403
+            entry["refused" if code == 403 else "failed"] = f"{type(error).__name__}: {error}"
             if reply.prepared and request.transport:
                 request.transport.abort()  # half an answer must not look like a whole one
             # A shape of error that the clients of all three API styles read.
-            said = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
-            status = 403 if refused else 502
-            reply = web.json_response({"type": "error", "error": said}, status=status)
+            why = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
+            reply = web.json_response({"type": "error", "error": why}, status=code)
         entry |= {"status": reply.status, "seconds": round(time.time() - entry["time"], 3)}
         print(json.dumps(entry), file=self.ledger, flush=True)
         return reply
@@ -420,10 +410,8 @@ class Relay:
         paths = [self.path + endpoint for endpoint in ENDPOINTS]
         if request.method != "POST" or request.raw_path not in paths:
             raise PermissionError(f"only POST to {' and '.join(paths)} is let through")
-        if (request.content_length or MAX_BODY) >= MAX_BODY:
-            raise PermissionError(
-                f"the body does not give its length, or it is over {MAX_BODY} bytes"
-            )
+        if not 0 < (request.content_length or 0) < 32 << 20:
+            raise PermissionError("the body is empty, hides its length, or is over 32 MiB")
         try:
             body: dict[str, Any] = json.loads(await request.content.read())
             Call.model_validate(body)
@@ -462,23 +450,18 @@ class Relay:
             await reply.write_eof(held)
 
 
-SCRIPT = [
-    ("terminal", "cd /workspace && ls -la && head -n 30 README*"),
-    ("terminal", "./executable --help"),
-    ("terminal", "(echo '# It says of itself'; ./executable --help 2>&1) > NOTES.md"),
-    ("finish", "This was a rehearsal; NOTES.md holds what the binary says of itself."),
-]
+SCRIPT = ["ls -la; head -n 30 README*", "./executable --help", "./executable --help >NOTES.md 2>&1"]
 
 
 def rehearse(body: dict[str, Any]) -> dict[str, Any]:
     """Return the scripted model's next answer: look around, run, note, finish."""
     step = sum("tool_calls" in said for said in body["messages"])
-    tool, text = SCRIPT[min(step, len(SCRIPT) - 1)]
-    arguments = json.dumps({"message" if tool == "finish" else "command": text})
+    tool, said = ("finish", "message") if step >= len(SCRIPT) else ("terminal", "command")
+    arguments = json.dumps({said: [*SCRIPT, "NOTES.md has what the binary says of itself."][step]})
     call = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
     # The SDK also asks for a title of the conversation, and gives no tools.
-    said = {"tool_calls": [call]} if "tools" in body else {"content": "A rehearsal"}
-    choices = [{"index": 0, "message": {"role": "assistant", **said}, "finish_reason": "stop"}]
+    message = {"tool_calls": [call]} if "tools" in body else {"content": "A rehearsal"}
+    choices = [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}]
     return {"id": "", "object": "chat.completion", "model": MODEL_NAME, "choices": choices}
 
 
@@ -511,7 +494,6 @@ class CleanroomWorkspace(DockerDevWorkspace):
     """A `DockerDevWorkspace` without a network: the pipe is the only way in or out."""
 
     network: str | None = "none"
-    forward_env: list[str] = Field(default_factory=lambda: ["OH_SESSION_API_KEYS_0"])
     detach_logs: bool = False
     connect: Connect = Field(exclude=True)
     exits: Any = Field(exclude=True)
@@ -561,32 +543,31 @@ class CleanroomWorkspace(DockerDevWorkspace):
 # Before the first token is spent, the agent's own shell tries what must not work.
 
 AUDIT = {
-    "the engine gives it no interface but loopback": "[ $(ls /sys/class/net) = lo ]",
-    "the engine gives it no route": "! grep -v Iface /proc/net/route",
-    "it is not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
-    "it cannot become root": "grep 'NoNew.*1' /proc/self/status",
-    "it cannot change what root runs": f"! [ -w {AGENT_PYTHON} ]",
-    "the image has no setuid shell": "! find / -xdev -user root -perm -4000 "
-    "-exec grep -q OPTIND {} \\; -print | grep .",
-    "the image has an executable that can be run": "[ -x executable ]",
-    "the image's executable belongs to root": "[ $(stat -c %u executable) = 0 ]",
-    "the image's executable cannot be read": "! (cat executable || chmod u+r executable)",
-    "the image's executable cannot be linked": "! ln executable linked",
-    "it cannot look into a running one": "sleep 1 | ./executable & sleep .2; ! cat /proc/$!/maps",
+    "no interface but loopback": "[ $(ls /sys/class/net) = lo ] && ! grep -v Iface /proc/net/route",
+    "not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
+    "no way to root": f"grep NoNew.*1 /proc/self/status && ! [ -w {AGENT_PYTHON} ]",
+    "no setuid shell": "! find / -xdev -perm -4000 -exec grep -q OPTIND {} \\; -print | grep .",
+    "no key": "! cat /proc/*/environ | tr '\\0' '\\n' | grep -v ^OH_ | grep -iE 'api_?key|token'",
+    "an executable that can be run": "[ -x executable ]",
+    "an executable that belongs to root": "[ $(stat -c %u executable) = 0 ]",
+    "no way to read the executable": "! (cat executable || chmod u+r executable)",
+    "no way to link to the executable": "! ln executable linked",
+    "no way to trace the executable": "sleep 1 | ./executable & sleep .2; ! cat /proc/$!/maps",
 }
 
 
 def audit(workspace: CleanroomWorkspace) -> None:
     """Let the agent's shell try; ends the script, with status 3, unless everything holds."""
-    script = "; ".join(
-        f"({test}) >/dev/null 2>&1 && echo yes || echo NO" for test in AUDIT.values()
-    )
-    answers = workspace.execute_command(script, cwd="/workspace").stdout.split()
+    ask = "; ".join(f"({t}) >/dev/null 2>&1 && echo yes || echo NO" for t in AUDIT.values())
+    answers = workspace.execute_command(ask, cwd="/workspace").stdout.split()
     verdicts = dict.fromkeys(AUDIT, "NO") | dict(zip(AUDIT, answers, strict=False))
     for claim, verdict in verdicts.items():
         print(f"{verdict:>5}  {claim}")
     if broken := [claim for claim, verdict in verdicts.items() if verdict != "yes"]:
-        fail(f"this is no cleanroom, so no LLM was called; not so: {'; '.join(broken)}.", 3)
+        cause = f"the image {TASK_IMAGE}, or an engine that ignored --network none"
+        fail(
+            f"no LLM was called, as the cleanroom lacks: {', '.join(broken)} (look at {cause}).", 3
+        )
     print(f"The cleanroom holds in all {len(AUDIT)} points.", flush=True)
 
 
@@ -595,14 +576,16 @@ def audit(workspace: CleanroomWorkspace) -> None:
 
 def main() -> int:
     """Run one task; returns 0 if the agent finished it."""
-    for tool in ("docker", "docker buildx", "git", "uv"):
-        run(*tool.split(), "version")
+    if missing := [tool for tool in ("docker", "git", "uv") if not shutil.which(tool)]:
+        fail(f"{' and '.join(missing)} must be on the PATH: install what is missing.")
+    run("docker", "buildx", "version")
     if not run("docker", "image", "ls", "--quiet", TASK_IMAGE):
         print(f"Pulling {TASK_IMAGE} ...", flush=True)
         run("docker", "pull", "--quiet", "--platform=linux/amd64", TASK_IMAGE)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    # Anyone on this host can connect to the pipe's port: this key keeps them out.
-    os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(32)
+    # Anyone on this host can connect to the pipe's port: this key, which the SDK hands on under
+    # either name, keeps them out.
+    os.environ |= dict.fromkeys(("SESSION_API_KEY", "OH_SESSION_API_KEYS_0"), secrets.token_hex(32))
     with contextlib.ExitStack() as exits:
         ledger = exits.enter_context(open(FOLDER / "llm_calls.jsonl", "w"))
         portal = exits.enter_context(start_blocking_portal())
@@ -622,11 +605,10 @@ def main() -> int:
         finally:
             workspace.save()
             stats = conversation.conversation_stats.get_combined_metrics()
-            status = conversation.state.execution_status.value
     conversation.close()  # by now its event socket has ended, and need not be waited for
     print(f"LLM calls: {relay.forwarded} forwarded, {relay.refused} refused.")
     print(f"SUBMISSION: {FOLDER / 'submission.tar.gz'}\nEXAMPLE_COST: {stats.accumulated_cost}")
-    return 0 if status == "finished" else 1
+    return 0 if conversation.state.execution_status.value == "finished" else 1
 
 
 if __name__ == "__main__":
