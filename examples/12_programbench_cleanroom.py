@@ -547,7 +547,7 @@ AUDIT = {
     "not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
     "no way to root": f"grep NoNew.*1 /proc/self/status && ! [ -w {AGENT_PYTHON} ]",
     "no setuid shell": "! find / -xdev -perm -4000 -exec grep -q OPTIND {} \\; -print | grep .",
-    "no key": "! cat /proc/*/environ | tr '\\0' '\\n' | grep -v ^OH_ | grep -iE 'api_?key|token'",
+    "no key": "! cat /proc/*/environ | tr '\\0' '\\n' | grep -v SESSION_ | grep -iE 'api_?key|token'",
     "an executable that can be run": "[ -x executable ]",
     "an executable that belongs to root": "[ $(stat -c %u executable) = 0 ]",
     "no way to read the executable": "! (cat executable || chmod u+r executable)",
