@@ -92,9 +92,9 @@ TASK_IMAGE = setting("PROGRAMBENCH_TASK_IMAGE", CMATRIX, IMAGE, "set it to an im
 INSTANCE_ID = re.sub(r"^(.*/)?|[:@].*", "", TASK_IMAGE).replace("_1776_", "__")
 # `programbench eval` looks for a run's submissions in folders that bear their instance ids.
 FOLDER = Path(setting("PROGRAMBENCH_OUTPUT_DIR", "submissions")) / INSTANCE_ID
-CHARACTERISE = """/workspace holds a compiled program, `executable`, that you can run but not read,
-and its documentation. Characterise it: run it with many arguments and inputs, wrong ones too, and
-write to /workspace/NOTES.md all that a rebuild from scratch, without network, must get right."""
+CHARACTERISE = """Characterise /workspace/executable, which you can run but not read, and write to
+/workspace/NOTES.md all that a rebuild from scratch, without network, must get right: options,
+inputs, outputs, exit codes, messages. The docs are there too; try wrong arguments and inputs."""
 INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
 SDK_SOURCE = setting("OPENHANDS_SDK_SOURCE")
 API_KEY = setting("LLM_API_KEY", secrets.token_hex(), ".+", "unset it to rehearse without an LLM.")
@@ -114,6 +114,7 @@ import execnet  # noqa: E402
 from aiohttp import web  # noqa: E402
 from anyio.from_thread import BlockingPortal, start_blocking_portal  # noqa: E402
 from openhands.sdk import LLM, Conversation  # noqa: E402
+from openhands.sdk.conversation.exceptions import ConversationRunError  # noqa: E402
 from openhands.tools.preset.default import get_default_agent  # noqa: E402
 from openhands.workspace import DockerDevWorkspace  # noqa: E402
 from pydantic import AliasChoices, BaseModel, Field  # noqa: E402
@@ -259,10 +260,8 @@ def serve(control: execnet.Channel, listener: socket.socket, connect: Connect) -
     """Carry what is opened on either side, until the far end goes away."""
 
     def start(channel: execnet.Channel, connect: Connect) -> None:
-        if threading.active_count() < 1000:
+        if threading.active_count() < 1000:  # one too many is let go of, which closes it
             threading.Thread(target=carry, args=(channel, connect), daemon=True).start()
-        else:
-            channel.close()
 
     def accept() -> None:
         with contextlib.suppress(OSError):
@@ -319,8 +318,7 @@ FIELDS = """model messages input system instructions tools tool_choice parallel_
     max_tokens max_completion_tokens max_output_tokens thinking reasoning reasoning_effort
     verbosity response_format output_config cache_control prompt_cache_key prompt_cache_retention
     user safety_identifier type function name description parameters input_schema strict""".split()
-SENT = ("accept", "user-agent", "anthropic-version", "anthropic-beta")
-KEYS = ("authorization", "x-api-key", "api-key")
+KEYS, SENT = {"authorization", "x-api-key", "api-key"}, {"anthropic-version", "anthropic-beta"}
 RETURNED = ("content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id")
 KIND = """(?x)^(system|developer|user|assistant|tool|message|text|input_text|output_text|refusal
     |image|image_url|input_image|document|reasoning|thinking|redacted_thinking|tool_use|tool_result
@@ -361,7 +359,7 @@ class Relay:
     """Forwards one run's LLM calls; knows the real key and keeps the ledger."""
 
     def __init__(self, ledger: IO[str]):
-        self.ledger, self.forwarded, self.refused = ledger, 0, 0
+        self.ledger = ledger
         self.placeholder = f"placeholder-{secrets.token_hex(16)}"
         self.origin = "/".join(BASE_URL.split("/")[:3])
         self.path = BASE_URL.removeprefix(self.origin).rstrip("/")
@@ -383,25 +381,25 @@ class Relay:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Forward or refuse one request, and note it in the ledger."""
-        entry: dict[str, Any] = {"time": time.time(), "path": request.path[:200]}
+        started = time.time()
+        entry = {"time": started, "path": request.path[:200], "bytes": request.content_length}
         reply = web.StreamResponse()
         try:
             body = await self.admit(request)
-            self.forwarded += 1
+            entry["model"] = str(body["model"])
             if REHEARSAL:
                 reply = web.json_response(rehearse(body))
             else:
                 await self.forward(request, body, reply)
         except (aiohttp.ClientError, OSError) as error:
             code = 403 if isinstance(error, PermissionError) else 502
-            self.refused += code == 403
             entry["refused" if code == 403 else "failed"] = f"{type(error).__name__}: {error}"
             if reply.prepared and request.transport:
                 request.transport.abort()  # half an answer must not look like a whole one
             # A shape of error that the clients of all three API styles read.
             why = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
             reply = web.json_response({"type": "error", "error": why}, status=code)
-        entry |= {"status": reply.status, "seconds": round(time.time() - entry["time"], 3)}
+        entry |= {"status": reply.status, "seconds": round(time.time() - started, 3)}
         print(json.dumps(entry), file=self.ledger, flush=True)
         return reply
 
@@ -547,7 +545,7 @@ AUDIT = {
     "not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
     "no way to root": f"grep NoNew.*1 /proc/self/status && ! [ -w {AGENT_PYTHON} ]",
     "no setuid shell": "! find / -xdev -perm -4000 -exec grep -q OPTIND {} \\; -print | grep .",
-    "no key": "! cat /proc/*/environ | tr '\\0' '\\n' | grep -v SESSION_ | grep -iE 'api_?key|token'",
+    "no key": "! env | grep -iE 'api_?key|token'",
     "an executable that can be run": "[ -x executable ]",
     "an executable that belongs to root": "[ $(stat -c %u executable) = 0 ]",
     "no way to read the executable": "! (cat executable || chmod u+r executable)",
@@ -564,10 +562,7 @@ def audit(workspace: CleanroomWorkspace) -> None:
     for claim, verdict in verdicts.items():
         print(f"{verdict:>5}  {claim}")
     if broken := [claim for claim, verdict in verdicts.items() if verdict != "yes"]:
-        cause = f"the image {TASK_IMAGE}, or an engine that ignored --network none"
-        fail(
-            f"no LLM was called, as the cleanroom lacks: {', '.join(broken)} (look at {cause}).", 3
-        )
+        fail(f"no LLM was called: {TASK_IMAGE}, or the engine, lacks {', '.join(broken)}.", 3)
     print(f"The cleanroom holds in all {len(AUDIT)} points.", flush=True)
 
 
@@ -602,11 +597,18 @@ def main() -> int:
         try:
             conversation.send_message(INSTRUCTION)
             conversation.run()
+        except ConversationRunError as error:
+            print(f"The run ended early: {error}", file=sys.stderr)
         finally:
             workspace.save()
+            with open(FOLDER / "trajectory.jsonl", "w") as file:
+                file.writelines(f"{e.model_dump_json()}\n" for e in conversation.state.events)
             stats = conversation.conversation_stats.get_combined_metrics()
     conversation.close()  # by now its event socket has ended, and need not be waited for
-    print(f"LLM calls: {relay.forwarded} forwarded, {relay.refused} refused.")
+    calls = (FOLDER / "llm_calls.jsonl").read_text().splitlines()
+    print(
+        f"LLM calls: {len(calls)}, of which refused: {sum('"refused":' in call for call in calls)}."
+    )
     print(f"SUBMISSION: {FOLDER / 'submission.tar.gz'}\nEXAMPLE_COST: {stats.accumulated_cost}")
     return 0 if conversation.state.execution_status.value == "finished" else 1
 
