@@ -582,9 +582,8 @@ def main() -> int:
     # either name, keeps them out.
     os.environ |= dict.fromkeys(("SESSION_API_KEY", "OH_SESSION_API_KEYS_0"), secrets.token_hex(32))
     with contextlib.ExitStack() as exits:
-        ledger = exits.enter_context(open(FOLDER / "llm_calls.jsonl", "w"))
+        relay = Relay(exits.enter_context(open(FOLDER / "llm_calls.jsonl", "w")))
         portal = exits.enter_context(start_blocking_portal())
-        relay = Relay(ledger)
         connect = exits.enter_context(portal.wrap_async_context_manager(relay.serving(portal)))
         workspace = CleanroomWorkspace(
             base_image=TASK_IMAGE, target="source-minimal", connect=connect, exits=exits
@@ -606,9 +605,8 @@ def main() -> int:
             stats = conversation.conversation_stats.get_combined_metrics()
     conversation.close()  # by now its event socket has ended, and need not be waited for
     calls = (FOLDER / "llm_calls.jsonl").read_text().splitlines()
-    print(
-        f"LLM calls: {len(calls)}, of which refused: {sum('"refused":' in call for call in calls)}."
-    )
+    refused = [call for call in calls if '"refused":' in call]
+    print(f"LLM calls: {len(calls)}, of which the relay refused {len(refused)}.")
     print(f"SUBMISSION: {FOLDER / 'submission.tar.gz'}\nEXAMPLE_COST: {stats.accumulated_cost}")
     return 0 if conversation.state.execution_status.value == "finished" else 1
 
