@@ -106,8 +106,10 @@ URL = r"https?://[\w.:\[\]-]+(/[\w./~-]*)?"
 BASE_URL = setting("LLM_BASE_URL", ORIGINS.get(PROVIDER, ""), URL, f"set it to {MODEL}'s API.")
 print(f"Task {INSTANCE_ID}, {MODEL}", "(no LLM_API_KEY: a scripted model rehearses)" * REHEARSAL)
 
-# LiteLLM would fetch a price list, with retries; the one that it ships with will do.
+# LiteLLM would fetch a price list, with retries; the one that it ships with will do. And an agent
+# that puts itself in its server's place must not redirect the SDK's event socket elsewhere.
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
+os.environ["WEBSOCKETS_MAX_REDIRECTS"] = "1"
 
 import aiohttp  # noqa: E402
 import execnet  # noqa: E402
@@ -559,8 +561,7 @@ def audit(workspace: CleanroomWorkspace) -> None:
     ask = "; ".join(f"({t}) >/dev/null 2>&1 && echo yes || echo NO" for t in AUDIT.values())
     answers = workspace.execute_command(ask, cwd="/workspace").stdout.split()
     verdicts = dict.fromkeys(AUDIT, "NO") | dict(zip(AUDIT, answers, strict=False))
-    for claim, verdict in verdicts.items():
-        print(f"{verdict:>5}  {claim}")
+    print("\n".join(f"{verdict:>5}  {claim}" for claim, verdict in verdicts.items()))
     if broken := [claim for claim, verdict in verdicts.items() if verdict != "yes"]:
         fail(f"no LLM was called: {TASK_IMAGE}, or the engine, lacks {', '.join(broken)}.", 3)
     print(f"The cleanroom holds in all {len(AUDIT)} points.", flush=True)
