@@ -86,15 +86,14 @@ def setting(name: str, default: str = "", pattern: str = ".*", remedy: str = "")
 
 # The cleanroom image has the docs and the binary, which can be run but not read, in /workspace.
 CMATRIX = "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6"
-IMAGE = r"([\w.-]+(:\d+)?/)?([\w.-]+/)*[A-Za-z0-9][\w.-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?"
+IMAGE = r"(\w[\w.-]*(:\d+)?/)?([a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*(:\w[\w.-]*)?(@sha256:\w+)?"
 TASK_IMAGE = setting("PROGRAMBENCH_TASK_IMAGE", CMATRIX, IMAGE, "set it to an image's name.")
 # ProgramBench calls the image of the task <owner>__<repo>.<sha> <owner>_1776_<repo>.<sha>.
 INSTANCE_ID = re.sub(r"^(.*/)?|[:@].*", "", TASK_IMAGE).replace("_1776_", "__")
 # `programbench eval` looks for a run's submissions in folders that bear their instance ids.
 FOLDER = Path(setting("PROGRAMBENCH_OUTPUT_DIR", "submissions")) / INSTANCE_ID
 CHARACTERISE = """Characterise /workspace/executable, which you can run but not read, and write to
-/workspace/NOTES.md all that a rebuild from scratch, without network, must get right: options,
-inputs, outputs, exit codes, messages. The docs are there too; try wrong arguments and inputs."""
+/workspace/NOTES.md all that a rebuild must get right. The docs are there too, a network is not."""
 INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
 SDK_SOURCE = setting("OPENHANDS_SDK_SOURCE")
 API_KEY = setting("LLM_API_KEY", secrets.token_hex(), ".+", "unset it to rehearse without an LLM.")
@@ -189,8 +188,7 @@ def cleanroom_image() -> str:
     source = sdk_source()
     task = run("docker", "image", "inspect", "--format={{.Id}}", TASK_IMAGE)
     commit = run("git", "-C", f"{source}", "rev-parse", "HEAD")
-    edits = run("git", "-C", f"{source}", "diff", "HEAD")
-    inputs = "\0".join((task, commit, edits, SEAL))
+    inputs = "\0".join((task, commit, SEAL, run("git", "-C", f"{source}", "diff", "HEAD")))
     tag = f"programbench-cleanroom:{run('git', 'hash-object', '--stdin', input=inputs)}"
     if run("docker", "image", "ls", "--quiet", tag):
         return tag
@@ -346,7 +344,7 @@ class Tool(BaseModel):
     type: Literal["function", "custom"] = "custom"
 
 
-class Call(BaseModel, hide_input_in_errors=True):
+class Call(BaseModel):
     """What could reach out in the body of an LLM call."""
 
     model: Annotated[str, Field(pattern=f"^({re.escape(MODEL)}|{re.escape(MODEL_NAME)})$")]
@@ -379,12 +377,11 @@ class Relay:
 
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as self.client:
             yield connect
-            await server.shutdown(timeout=0)
+            await server.shutdown(timeout=0.1)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Forward or refuse one request, and note it in the ledger."""
-        started = time.time()
-        entry = {"time": started, "path": request.path[:200], "bytes": request.content_length}
+        entry = {"time": time.time(), "path": request.path[:200], "bytes": request.content_length}
         reply = web.StreamResponse()
         try:
             body = await self.admit(request)
@@ -401,7 +398,7 @@ class Relay:
             # A shape of error that the clients of all three API styles read.
             why = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
             reply = web.json_response({"type": "error", "error": why}, status=code)
-        entry |= {"status": reply.status, "seconds": round(time.time() - started, 3)}
+        entry["status"] = reply.status
         print(json.dumps(entry), file=self.ledger, flush=True)
         return reply
 
@@ -416,7 +413,8 @@ class Relay:
             body: dict[str, Any] = json.loads(await request.content.read())
             Call.model_validate(body)
         except (ValueError, RecursionError) as error:
-            raise PermissionError(f"the body is not let through: {error}") from None
+            # Where and why, but not what: the ledger holds nothing of a body.
+            raise PermissionError(" ".join(str(error).split("[type=")[0].split())) from None
         if unlisted := sorted(
             {*body, *(key for tool in body.get("tools", ()) for key in tool)} - {*FIELDS}
         ):
@@ -427,8 +425,9 @@ class Relay:
         """Send what was checked, written anew, and pass the answer on as it comes."""
         headers = {"Content-Type": "application/json"}
         for name, value in request.headers.items():
-            bare = value.removeprefix("Bearer ")
-            if name.lower() in SENT or (name.lower() in KEYS and bare == self.placeholder):
+            if name.lower() in SENT:
+                headers[name] = value
+            elif name.lower() in KEYS and value.removeprefix("Bearer ") == self.placeholder:
                 headers[name] = value.replace(self.placeholder, API_KEY)
         if API_KEY not in " ".join(headers.values()):
             raise PermissionError("the request does not carry the run's placeholder for the key")
@@ -518,6 +517,7 @@ class CleanroomWorkspace(DockerDevWorkspace):
         path, partial = FOLDER / "submission.tar.gz", FOLDER / "submission.partial"
         command = ["docker", "cp", f"{self._container_id}:/workspace/.", "-"]
         with (
+            contextlib.suppress(tarfile.ReadError),  # then the engine's status tells
             subprocess.Popen(command, stdout=subprocess.PIPE) as copy,
             tarfile.open(fileobj=copy.stdout, mode="r|") as files,
             tarfile.open(partial, "w:gz", compresslevel=6) as archive,
@@ -526,16 +526,17 @@ class CleanroomWorkspace(DockerDevWorkspace):
                 archive.addfile(member, files.extractfile(member) if member.isreg() else None)
         if copy.returncode:
             fail("the engine does not hand over /workspace: the work is lost", 1)
-        with tarfile.open(partial) as archive:
-            names = archive.getnames()
-            notes = archive.extractfile("./NOTES.md") if "./NOTES.md" in names else None
-            text = notes.read(64 << 10).decode(errors="replace") if notes else "(no NOTES.md)"
         if path.exists():
             path.rename(FOLDER / f"submission-{path.stat().st_mtime:.0f}.tar.gz")
         partial.rename(path)
+        with tarfile.open(path) as archive:
+            members = {member.name: member for member in archive}
+            notes = members.get("./NOTES.md")
+            file = archive.extractfile(notes) if notes and notes.isreg() else None
+            text = file.read(64 << 10).decode(errors="replace") if file else "(no NOTES.md)"
         # The agent wrote this: nothing in it may move the cursor.
-        print("\n" + re.sub(r"[^\n\t -~\u00a1-\uffff]", "", text) + "\n")
-        print(f"The submission has {len(names)} entries, {path.stat().st_size:,} bytes.")
+        print("\n" + "".join(c for c in text if c.isprintable() or c in "\n\t") + "\n")
+        print(f"The submission has {len(members)} entries, {path.stat().st_size:,} bytes.")
 
 
 # ## 6. The audit

@@ -1,0 +1,261 @@
+"""What the tests share: the example as a module and as a process, and one running cleanroom."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import psutil
+import pytest
+from scripted_llm import ScriptedLLM
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "12_programbench_cleanroom.py"
+TASK_IMAGE = os.environ.get(
+    "PROGRAMBENCH_TASK_IMAGE", "programbench/example_1776_tally.1a2b3c4:task_cleanroom_v6"
+)
+_numbers = itertools.count(1)
+
+
+def clean_environment(**environment: str) -> dict[str, str]:
+    """Return this process's environment with no settings of the example's but those given."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LLM_", "PROGRAMBENCH_", "OH_SESSION_", "SESSION_API_KEY"))
+    }
+    # An endpoint on loopback must not be looked for behind the machine's proxy.
+    exempt = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
+    inherited |= {"NO_PROXY": exempt, "no_proxy": exempt, "PROGRAMBENCH_TASK_IMAGE": TASK_IMAGE}
+    return inherited | environment
+
+
+@contextlib.contextmanager
+def environ(**environment: str) -> Iterator[None]:
+    """Have exactly this environment for a while."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def load_example(**environment: str) -> Any:
+    """Return a fresh module object of the example, with these settings in its environment."""
+    name = f"example_{next(_numbers)}"
+    spec = importlib.util.spec_from_file_location(name, EXAMPLE)
+    assert spec
+    assert spec.loader
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    # pydantic and inspect look a class's module up by its name.
+    sys.modules[name] = module
+    with environ(**clean_environment(**environment)):
+        spec.loader.exec_module(module)
+    return module
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip for want of something, except in CI: there, nothing may go untested."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def output_of(*command: str) -> str:
+    """Return what a command prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def docker() -> None:
+    """A Docker engine that answers."""
+    try:
+        done = subprocess.run(["docker", "info"], capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        missing(f"there is no Docker engine: {error}")
+    if done.returncode:
+        missing("there is no Docker engine: `docker info` fails")
+
+
+@pytest.fixture(scope="session")
+def task_image(docker: None) -> str:
+    """The name of a task image that this engine has."""
+    if subprocess.run(["docker", "image", "inspect", TASK_IMAGE], capture_output=True).returncode:
+        missing(f"there is no image {TASK_IMAGE}; `bash tests/ground.sh` makes a small one")
+    return TASK_IMAGE
+
+
+class Run:
+    """Runs the example as a user does, as a process, with folders of its own."""
+
+    def __init__(self, folder: Path):
+        self.output, self.temp = folder / "out", folder / "tmp"
+        self.temp.mkdir()
+
+    def __call__(
+        self, *arguments: str, timeout: float = 240, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Return what became of it; `arguments` go to Python, before the script."""
+        folders = {"PROGRAMBENCH_OUTPUT_DIR": f"{self.output}", "TMPDIR": f"{self.temp}"}
+        command = [sys.executable, *arguments, f"{EXAMPLE}"]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=clean_environment(**folders | environment),
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def leftovers(self) -> list[str]:
+        """Return what lies in the temp folder; uv's own lock files do not count."""
+        return [path.name for path in self.temp.iterdir() if not path.name.startswith("uv-")]
+
+
+@pytest.fixture
+def run_example(tmp_path: Path) -> Run:
+    """`run_example(**environment)` runs the example with these settings and no others."""
+    return Run(tmp_path)
+
+
+@dataclass
+class Cleanroom:
+    """A running cleanroom, and what it is wired to."""
+
+    workspace: Any
+    relay: Any
+    llm: ScriptedLLM
+    module: Any
+    key: str
+    ledger: Path
+
+    @property
+    def container(self) -> str:
+        """The container's id."""
+        return f"{self.workspace._container_id}"
+
+    def shell(self, command: str, timeout: float = 30) -> Any:
+        """Run a command where the agent's tools run; has `.exit_code`, `.stdout`, `.stderr`."""
+        return self.workspace.execute_command(command, timeout=timeout)
+
+    def root(self, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command as the container's root."""
+        return subprocess.run(
+            ["docker", "exec", "--user=root", self.container, "sh", "-c", command],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+
+@pytest.fixture(scope="session")
+def cleanroom(
+    task_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cleanroom]:
+    """One cleanroom for the whole session, wired as `main()` wires it."""
+    key = f"sk-test-{secrets.token_hex(16)}"
+    folder = tmp_path_factory.mktemp("cleanroom")
+    with ScriptedLLM() as llm:
+        module = load_example(
+            LLM_API_KEY=key,
+            LLM_MODEL="openai/gpt-4o-mini",
+            LLM_BASE_URL=llm.base_url,
+            PROGRAMBENCH_OUTPUT_DIR=f"{folder}",
+        )
+        module.FOLDER.mkdir(parents=True)
+        ledger = module.FOLDER / "llm_calls.jsonl"
+        keys = dict.fromkeys(("SESSION_API_KEY", "OH_SESSION_API_KEYS_0"), secrets.token_hex(32))
+        with environ(**clean_environment(**keys)), contextlib.ExitStack() as exits:
+            relay = module.Relay(exits.enter_context(open(ledger, "w")))
+            portal = exits.enter_context(module.start_blocking_portal())
+            connect = exits.enter_context(portal.wrap_async_context_manager(relay.serving(portal)))
+            workspace = module.CleanroomWorkspace(
+                base_image=task_image, target="source-minimal", connect=connect, exits=exits
+            )
+            yield Cleanroom(workspace, relay, llm, module, key, ledger)
+
+
+def engine_state() -> dict[str, set[str]]:
+    """Return what the engine holds, by kind, or nothing where there is no engine."""
+    commands = {
+        "container": "docker ps --all --quiet --no-trunc",
+        "network": "docker network ls --quiet",
+        "volume": "docker volume ls --quiet",
+    }
+    state = dict[str, set[str]]()
+    for kind, command in commands.items():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            state[kind] = set(output_of(*command.split()).split())
+    return state
+
+
+def another_run() -> bool:
+    """Tell whether somebody else runs the example or tests: then what is whose cannot be told."""
+    ours = psutil.Process()
+    related = {process.pid for process in [ours, *ours.parents(), *ours.children(recursive=True)]}
+    return any(
+        process.pid not in related
+        and any(word.endswith(("pytest", EXAMPLE.name)) for word in process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline"])
+    )
+
+
+def our_processes() -> set[int]:
+    """Return the ids of the `docker` commands below this process."""
+    found = set[int]()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "docker":
+                found.add(process.pid)
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No container, network, volume, temp folder or process outlives the tests."""
+    # A temp folder of this run's own: what is in it at the end is ours and nobody else's.
+    temp = tmp_path_factory.mktemp("tmp")
+    os.environ["TMPDIR"], tempfile.tempdir = f"{temp}", None
+    before, processes = engine_state(), our_processes()
+
+    def left() -> list[str]:
+        names = [
+            f"{kind} {name}"
+            for kind, now in engine_state().items()
+            for name in now - before.get(kind, set())
+            if not another_run()
+        ]
+        names += [f"process {pid}" for pid in our_processes() - processes]
+        # uv keeps lock files in the temp folder, whoever calls it.
+        return names + [f"{path}" for path in temp.iterdir() if not path.name.startswith("uv-")]
+
+    yield
+    deadline = time.monotonic() + 30
+    while left() and time.monotonic() < deadline:
+        time.sleep(1)
+    assert not left()
