@@ -86,7 +86,7 @@ def setting(name: str, default: str = "", pattern: str = ".*", remedy: str = "")
 
 # The cleanroom image has the docs and the binary, which can be run but not read, in /workspace.
 CMATRIX = "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6"
-IMAGE = r"(\w[\w.-]*(:\d+)?/)?([a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*(:\w[\w.-]*)?(@sha256:\w+)?"
+IMAGE = r"(\w[\w.-]*(:\d+)?/)?([a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*(:\w[\w.-]*)?(@\w+:\w+)?"
 TASK_IMAGE = setting("PROGRAMBENCH_TASK_IMAGE", CMATRIX, IMAGE, "set it to an image's name.")
 # ProgramBench calls the image of the task <owner>__<repo>.<sha> <owner>_1776_<repo>.<sha>.
 INSTANCE_ID = re.sub(r"^(.*/)?|[:@].*", "", TASK_IMAGE).replace("_1776_", "__")
@@ -480,10 +480,12 @@ def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
     """
     left_out = set[str]()
     for member in files:
-        roots = member.isreg() and member.uid == 0 and not member.mode & 0o044
+        secret = member.isreg() and member.uid == 0 and not member.mode & 0o044
+        # Two links may lead out together where each stays inside: `..` may only come first.
+        winding = "/../" in f"{member.linkname.lstrip('./')}/"
         with contextlib.suppress(tarfile.FilterError):
             tarfile.data_filter(member, "/workspace")
-            if not roots and not (member.islnk() and member.linkname in left_out):
+            if not (secret or winding or member.linkname in left_out):
                 yield member
                 continue
         left_out.add(member.name)
@@ -530,12 +532,13 @@ class CleanroomWorkspace(DockerDevWorkspace):
             path.rename(FOLDER / f"submission-{path.stat().st_mtime:.0f}.tar.gz")
         partial.rename(path)
         with tarfile.open(path) as archive:
-            members = {member.name: member for member in archive}
-            notes = members.get("./NOTES.md")
-            file = archive.extractfile(notes) if notes and notes.isreg() else None
-            text = file.read(64 << 10).decode(errors="replace") if file else "(no NOTES.md)"
+            members = archive.getmembers()
+            notes = [
+                archive.extractfile(m) for m in members if m.name == "./NOTES.md" and m.isreg()
+            ]
+            text = b"".join(file.read(64 << 10) for file in notes if file).decode(errors="replace")
         # The agent wrote this: nothing in it may move the cursor.
-        print("\n" + "".join(c for c in text if c.isprintable() or c in "\n\t") + "\n")
+        print("\nNOTES.md:\n\n" + "".join(c for c in text if c.isprintable() or c in "\n\t") + "\n")
         print(f"The submission has {len(members)} entries, {path.stat().st_size:,} bytes.")
 
 
