@@ -532,14 +532,12 @@ class CleanroomWorkspace(DockerDevWorkspace):
             path.rename(FOLDER / f"submission-{path.stat().st_mtime:.0f}.tar.gz")
         partial.rename(path)
         with tarfile.open(path) as archive:
-            members = archive.getmembers()
-            notes = [
-                archive.extractfile(m) for m in members if m.name == "./NOTES.md" and m.isreg()
-            ]
+            kept = archive.getmembers()
+            notes = [archive.extractfile(m) for m in kept if m.name == "./NOTES.md" and m.isreg()]
             text = b"".join(file.read(64 << 10) for file in notes if file).decode(errors="replace")
         # The agent wrote this: nothing in it may move the cursor.
         print("\nNOTES.md:\n\n" + "".join(c for c in text if c.isprintable() or c in "\n\t") + "\n")
-        print(f"The submission has {len(members)} entries, {path.stat().st_size:,} bytes.")
+        print(f"The submission has {len(kept)} entries, {path.stat().st_size:,} bytes.")
 
 
 # ## 6. The audit
