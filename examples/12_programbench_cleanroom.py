@@ -173,9 +173,8 @@ FROM {{server_image}}
 USER root
 RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-hash /agent-server
 RUN --mount=from=task,target=/task set -e; setpriv --version; cd /workspace; \
-    id agent || useradd --create-home --shell /bin/bash agent; \
-    rmdir --ignore-fail-on-non-empty project; chown -R agent: .; rm -f executable; \
-    [ ! -e /task/workspace/executable ] || cp -a /task/workspace/executable .
+    id agent || useradd -ms /bin/bash agent; rmdir --ignore-fail-on-non-empty project; \
+    chown -R agent: .; rm -f executable; T=/task/workspace/executable; [ ! -e $T ] || cp -a $T .
 ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OPENHANDS_SUPPRESS_BANNER=1 \
     OH_CONVERSATIONS_PATH=/home/agent/conversations OH_BASH_EVENTS_DIR=/home/agent/bash_events
 ENTRYPOINT ["tini", "--", "sh", "-c", "setpriv --reuid=agent --regid=agent --init-groups \
@@ -228,12 +227,15 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
             channel.close()
 
     def outward() -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := near.recv(1 << 17):
                 credit.acquire()
                 channel.send(data)
             channel.send(b"")
             end("outward")
+        except OSError:
+            with contextlib.suppress(OSError):
+                channel.close()  # without an end: the far side passes on the reset
 
     with contextlib.suppress(OSError), connect() as near:
         with contextlib.suppress(OSError):
@@ -245,15 +247,15 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
                     credit.release()
                 elif data:
                     near.sendall(data)
-                    channel.send(None)
+                    with contextlib.suppress(OSError):  # the far end may have all it needs
+                        channel.send(None)
                 else:
                     near.shutdown(socket.SHUT_WR)
                     end("inward")
         if len(ended) < 2:  # half an answer must not look like a whole one
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         credit.release()
-        near.shutdown(socket.SHUT_RD)  # wakes the other thread, which then sees that all is over
-    channel.close()
+        near.shutdown(socket.SHUT_RD)  # wakes the other thread, which lets go of the channel too
 
 
 def serve(control: execnet.Channel, listener: socket.socket, connect: Connect) -> None:
@@ -494,6 +496,7 @@ def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
 class CleanroomWorkspace(DockerDevWorkspace):
     """A `DockerDevWorkspace` without a network: the pipe is the only way in or out."""
 
+    base_image: str | None = TASK_IMAGE
     network: str | None = "none"
     detach_logs: bool = False
     connect: Connect = Field(exclude=True)
@@ -588,9 +591,7 @@ def main() -> int:
         relay = Relay(exits.enter_context(open(FOLDER / "llm_calls.jsonl", "w")))
         portal = exits.enter_context(start_blocking_portal())
         connect = exits.enter_context(portal.wrap_async_context_manager(relay.serving(portal)))
-        workspace = CleanroomWorkspace(
-            base_image=TASK_IMAGE, target="source-minimal", connect=connect, exits=exits
-        )
+        workspace = CleanroomWorkspace(target="source-minimal", connect=connect, exits=exits)
         audit(workspace)
         base_url = f"http://127.0.0.1:{LLM_PORT}{relay.path}"
         llm = LLM(usage_id="agent", model=MODEL, api_key=relay.placeholder, base_url=base_url)
@@ -606,7 +607,6 @@ def main() -> int:
             with open(FOLDER / "trajectory.jsonl", "w") as file:
                 file.writelines(f"{e.model_dump_json()}\n" for e in conversation.state.events)
             stats = conversation.conversation_stats.get_combined_metrics()
-    conversation.close()  # by now its event socket has ended, and need not be waited for
     calls = (FOLDER / "llm_calls.jsonl").read_text().splitlines()
     refused = [call for call in calls if '"refused":' in call]
     print(f"LLM calls: {len(calls)}, of which the relay refused {len(refused)}.")
