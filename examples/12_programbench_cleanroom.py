@@ -237,7 +237,7 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
             with contextlib.suppress(OSError):
                 channel.close()  # without an end: the far side passes on the reset
 
-    with contextlib.suppress(OSError), connect() as near:
+    with contextlib.suppress(OSError), contextlib.closing(channel), connect() as near:
         with contextlib.suppress(OSError):
             if near.family == socket.AF_INET:
                 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -255,7 +255,7 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
         if len(ended) < 2:  # half an answer must not look like a whole one
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         credit.release()
-        near.shutdown(socket.SHUT_RD)  # wakes the other thread, which lets go of the channel too
+        near.shutdown(socket.SHUT_RD)  # wakes the other thread: all is over
 
 
 def serve(control: execnet.Channel, listener: socket.socket, connect: Connect) -> None:
