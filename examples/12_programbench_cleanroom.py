@@ -86,7 +86,7 @@ def setting(name: str, default: str = "", pattern: str = ".*", remedy: str = "")
 
 # The cleanroom image has the docs and the binary, which can be run but not read, in /workspace.
 CMATRIX = "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6"
-IMAGE = r"(\w[\w.-]*(:\d+)?/)?([a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*(:\w[\w.-]*)?(@\w+:\w+)?"
+IMAGE = r"(\w[\w.:-]*/)?([a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*(:[\w.-]+)?(@sha256:\w{64})?"
 TASK_IMAGE = setting("PROGRAMBENCH_TASK_IMAGE", CMATRIX, IMAGE, "set it to an image's name.")
 # ProgramBench calls the image of the task <owner>__<repo>.<sha> <owner>_1776_<repo>.<sha>.
 INSTANCE_ID = re.sub(r"^(.*/)?|[:@].*", "", TASK_IMAGE).replace("_1776_", "__")
@@ -95,7 +95,10 @@ FOLDER = Path(setting("PROGRAMBENCH_OUTPUT_DIR", "submissions")) / INSTANCE_ID
 CHARACTERISE = """Characterise /workspace/executable, which you can run but not read, and write to
 /workspace/NOTES.md all that a rebuild must get right. The docs are there too, a network is not."""
 INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
-SDK_SOURCE = setting("OPENHANDS_SDK_SOURCE")
+SDK_VERSION, SDK_SOURCE = version("openhands-sdk"), setting("OPENHANDS_SDK_SOURCE")
+project = Path(SDK_SOURCE, "openhands-sdk", "pyproject.toml")
+if SDK_SOURCE and not (project.is_file() and f'"{SDK_VERSION}"' in project.read_text()):
+    fail(f"OPENHANDS_SDK_SOURCE={SDK_SOURCE!r}: set it to a checkout of the SDK {SDK_VERSION}.")
 API_KEY = setting("LLM_API_KEY", secrets.token_hex(), ".+", "unset it to rehearse without an LLM.")
 REHEARSAL = not {"LLM_API_KEY", "LLM_BASE_URL"} & os.environ.keys()
 MODEL = "openai/rehearsal" if REHEARSAL else setting("LLM_MODEL", "anthropic/claude-sonnet-4-5")
@@ -125,7 +128,6 @@ from pydantic import AliasChoices, BaseModel, Field  # noqa: E402
 # The SDK layers its agent server onto any base image, but it builds from a checkout of its own
 # source, which nobody has who installed it with pip.
 
-SDK_VERSION = version("openhands-sdk")
 SDK = "https://github.com/OpenHands/software-agent-sdk.git"
 
 
@@ -141,7 +143,7 @@ def sdk_source() -> Path:
     """Return a checkout of the installed SDK, cloned into the user's cache if need be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "openhands"
     checkout = Path(SDK_SOURCE or cache / f"software-agent-sdk-{SDK_VERSION}").resolve()
-    if not SDK_SOURCE and not checkout.exists():
+    if not checkout.exists():
         print(f"Cloning the OpenHands SDK {SDK_VERSION} into {cache} ...", flush=True)
         tag, scratch = f"--branch=v{SDK_VERSION}", f"{checkout}-{os.getpid()}"
         run("git", "clone", "--quiet", "--depth=1", tag, SDK, scratch)
@@ -149,9 +151,6 @@ def sdk_source() -> Path:
         with contextlib.suppress(OSError):
             os.rename(scratch, checkout)
         shutil.rmtree(scratch, ignore_errors=True)
-    project = checkout / "openhands-sdk" / "pyproject.toml"
-    if not project.is_file() or f'version = "{SDK_VERSION}"' not in project.read_text():
-        fail(f"OPENHANDS_SDK_SOURCE: {checkout} is no checkout of OpenHands SDK {SDK_VERSION}.")
     return checkout
 
 
