@@ -519,16 +519,18 @@ class CleanroomWorkspace(DockerDevWorkspace):
         this side writes the archive anew. An older one is kept, under its time.
         """
         path, partial = FOLDER / "submission.tar.gz", FOLDER / "submission.partial"
-        command = ["docker", "cp", f"{self._container_id}:/workspace/.", "-"]
+        # Frozen for the copy: a file that shrinks under it would break the engine's archive.
+        copy = "trap 'docker unpause $0 >&2' EXIT; docker pause $0 >&2; docker cp $0:/workspace/. -"
+        command = ["sh", "-c", copy, f"{self._container_id}"]
         with (
             contextlib.suppress(tarfile.ReadError),  # then the engine's status tells
-            subprocess.Popen(command, stdout=subprocess.PIPE) as copy,
-            tarfile.open(fileobj=copy.stdout, mode="r|") as files,
+            subprocess.Popen(command, stdout=subprocess.PIPE) as handed,
+            tarfile.open(fileobj=handed.stdout, mode="r|") as files,
             tarfile.open(partial, "w:gz", compresslevel=6) as archive,
         ):
             for member in submittable(files):
                 archive.addfile(member, files.extractfile(member) if member.isreg() else None)
-        if copy.returncode:
+        if handed.returncode:
             fail("the engine does not hand over /workspace: the work is lost", 1)
         if path.exists():
             path.rename(FOLDER / f"submission-{path.stat().st_mtime:.0f}.tar.gz")
@@ -567,7 +569,7 @@ def audit(workspace: CleanroomWorkspace) -> None:
     verdicts = dict.fromkeys(AUDIT, "NO") | dict(zip(AUDIT, answers, strict=False))
     print("\n".join(f"{verdict:>5}  {claim}" for claim, verdict in verdicts.items()))
     if broken := [claim for claim, verdict in verdicts.items() if verdict != "yes"]:
-        fail(f"no LLM was called: {TASK_IMAGE}, or the engine, lacks {', '.join(broken)}.", 3)
+        fail(f"no LLM was called: {TASK_IMAGE}, or the engine, breaks {broken}.", 3)
     print(f"The cleanroom holds in all {len(AUDIT)} points.", flush=True)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import itertools
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -108,6 +109,7 @@ class Run:
     def __init__(self, folder: Path):
         self.output, self.temp = folder / "out", folder / "tmp"
         self.temp.mkdir()
+        self.process: psutil.Popen | None = None
 
     def __call__(
         self, *arguments: str, timeout: float = 240, **environment: str
@@ -115,7 +117,7 @@ class Run:
         """Return what became of it; `arguments` go to Python, before the script."""
         folders = {"PROGRAMBENCH_OUTPUT_DIR": f"{self.output}", "TMPDIR": f"{self.temp}"}
         command = [sys.executable, *arguments, f"{EXAMPLE}"]
-        process = subprocess.Popen(
+        self.process = process = psutil.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -131,6 +133,16 @@ class Run:
             process.communicate()
             raise
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def containers(self) -> set[str]:
+        """Return the containers that the running example has a pipe to."""
+        found = set[str]()
+        with contextlib.suppress(psutil.Error):
+            for child in self.process.children(recursive=True) if self.process else ():
+                with contextlib.suppress(psutil.Error):
+                    if (command := child.cmdline())[:2] == ["docker", "exec"]:
+                        found |= {word for word in command if re.fullmatch("[0-9a-f]{64}", word)}
+        return found
 
     def leftovers(self) -> list[str]:
         """Return what lies in the temp folder; uv's own lock files do not count."""
@@ -174,9 +186,7 @@ class Cleanroom:
 
 
 @pytest.fixture(scope="session")
-def cleanroom(
-    task_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cleanroom]:
+def cleanroom(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cleanroom]:
     """One cleanroom for the whole session, wired as `main()` wires it."""
     key = f"sk-test-{secrets.token_hex(16)}"
     folder = tmp_path_factory.mktemp("cleanroom")

@@ -53,7 +53,7 @@ class ScriptedLLM:
 
     Calls that carry tools get the script's steps in order, and `finish` once it is played; calls
     without tools (the SDK asks for a title) get a plain text. `respond` may answer in its place;
-    where it returns None, the script goes on.
+    where it returns None, the script goes on, and what it raises is raised at the end.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class ScriptedLLM:
         self.respond = respond
         self.requests: list[Request] = []
         self.usages: list[Usage] = []
+        self.errors: list[Exception] = []
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         llm = self
@@ -134,11 +135,13 @@ class ScriptedLLM:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         for connection in self._connections:
             connection.close()
+        if self.errors and not kind:
+            raise self.errors[0]
 
     @property
     def base_url(self) -> str:
@@ -153,8 +156,14 @@ class ScriptedLLM:
     def _answer(self, request: Request) -> Response:
         with self._lock:
             self.requests.append(request)
-        if self.respond and (response := self.respond(request)):
-            return response
+        try:
+            if self.respond and (response := self.respond(request)):
+                return response
+        except Exception as error:  # a status that nobody retries, so that the test ends soon
+            self.errors.append(error)
+            return json_response(
+                {"error": {"type": "invalid_request_error", "message": f"{error!r}"}}, 400
+            )
         style = STYLES.get(request.path)
         if request.method != "POST" or not style or not isinstance(request.body, dict):
             error = {"type": "not_found_error", "message": f"no {request.method} {request.path}"}
@@ -193,9 +202,7 @@ TITLE = "A scripted run"
 Answer = tuple[dict[str, Any], Iterator[bytes]]
 
 
-def chat_completion(
-    number: int, body: dict[str, Any], step: Step | None, usage: Usage
-) -> Answer:
+def chat_completion(number: int, body: dict[str, Any], step: Step | None, usage: Usage) -> Answer:
     """Return an answer of /chat/completions, whole and as a stream."""
     message: dict[str, Any] = {"role": "assistant", "content": None if step else TITLE}
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "" if step else TITLE}]

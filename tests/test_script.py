@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import EXAMPLE, Run, output_of
+from conftest import Run, output_of
 from scripted_llm import Request, Response, ScriptedLLM, Step, json_response
 
 NOTES = r"It counts.\n\033[31mIt writes no \007bells.\n"
@@ -57,19 +57,6 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
                     found.setdefault(needle, []).append(name)
 print(json.dumps(found))
 """
-
-
-def containers_of_ours() -> set[str]:
-    """Return the containers that processes below this one have a pipe to."""
-    found = set[str]()
-    for process in psutil.Process().children(recursive=True):
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
-        if command[:2] == ["docker", "exec"]:
-            found |= {word for word in command if re.fullmatch("[0-9a-f]{64}", word)}
-    return found
 
 
 def members_of(run: Run) -> dict[str, tarfile.TarInfo]:
@@ -157,7 +144,7 @@ def rehearsal(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Play
 
     def watch() -> None:
         while not stop.wait(0.1):
-            for container in containers_of_ours():
+            for container in run.containers():
                 with contextlib.suppress(subprocess.CalledProcessError):  # it is gone already
                     seen.append(look_at(container))
 
@@ -169,6 +156,7 @@ def rehearsal(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Play
     finally:
         stop.set()
         watcher.join()
+    assert seen, f"no container was seen:\n{done.stdout}\n{done.stderr}"
     return Played(run, done, seen[0], task_image)
 
 
@@ -196,7 +184,7 @@ def played(
         """Look around when the agent is about to finish: all it will ever have is there."""
         if llm.script or seen or not call.body.get("tools"):
             return
-        (container,) = containers_of_ours()
+        (container,) = run.containers()
         now = look_at(container)
         look_into_memory(now, key, marker)
         if model == EXPORTED:
@@ -210,6 +198,7 @@ def played(
             LLM_BASE_URL=llm.origin if model.startswith("anthropic/") else llm.base_url,
             PROGRAMBENCH_INSTRUCTION=f"Characterise the program, {marker}.",
         )
+    assert seen, f"the script was not played to its end:\n{done.stdout}\n{done.stderr}"
     return PlayedByLLM(run, done, seen[0], task_image, llm, key, model, marker)
 
 
@@ -356,10 +345,9 @@ def test_nothing_outlives_a_script_that_is_killed(task_image: str, run_example: 
     containers = set[str]()
 
     def kill(call: Request) -> Response | None:
-        containers.update(containers_of_ours())
-        for process in psutil.Process().children():
-            if f"{EXAMPLE}" in process.cmdline():
-                process.kill()
+        containers.update(run_example.containers())
+        assert run_example.process
+        run_example.process.kill()
 
     with ScriptedLLM(SCRIPT, respond=kill) as llm:
         done = run_example(LLM_API_KEY="sk-x", LLM_MODEL="openai/x", LLM_BASE_URL=llm.base_url)
