@@ -165,8 +165,7 @@ def sdk_source() -> Path:
 BUILD = f"""from openhands.agent_server.docker.build import BuildOptions, build
 options = dict(base_image="{TASK_IMAGE}", target="source-minimal", push=False)
 print(build(BuildOptions(**options, install_acp_providers=""))[0])"""
-AGENT_PYTHON = "/agent-server/.venv/bin/python"
-SERVER_PORT, LLM_PORT = 8000, 4000
+AGENT_PYTHON, SERVER_PORT, LLM_PORT = "/agent-server/.venv/bin/python", 8000, 4000
 SEAL = f"""FROM {TASK_IMAGE} AS task
 FROM {{server_image}}
 USER root
@@ -218,20 +217,21 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
     Bytes are data, and no bytes end a direction. None lets one more chunk come: eight at most
     are under way, so a slow reader holds up only itself and memory stays bounded.
     """
-    credit, ended = threading.Semaphore(8), list[str]()
+    credit, ended, lock = threading.Semaphore(8), list[bool](), threading.Lock()
 
-    def end(direction: str) -> None:
-        ended.append(direction)
-        if len(ended) == 2:
-            channel.close()
+    def end(last: Callable[[], None]) -> None:
+        with lock:  # nobody may learn of an end before it counts
+            last()
+            ended.append(True)
+            if len(ended) == 2:
+                channel.close()
 
     def outward() -> None:
         try:
             while data := near.recv(1 << 17):
                 credit.acquire()
                 channel.send(data)
-            channel.send(b"")
-            end("outward")
+            end(lambda: channel.send(b""))
         except OSError:
             with contextlib.suppress(OSError):
                 channel.close()  # without an end: the far side passes on the reset
@@ -249,10 +249,10 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
                     with contextlib.suppress(OSError):  # the far end may have all it needs
                         channel.send(None)
                 else:
-                    near.shutdown(socket.SHUT_WR)
-                    end("inward")
-        if len(ended) < 2:  # half an answer must not look like a whole one
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end(lambda: near.shutdown(socket.SHUT_WR))
+        with lock:
+            if len(ended) < 2:  # half an answer must not look like a whole one
+                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         credit.release()
         near.shutdown(socket.SHUT_RD)  # wakes the other thread: all is over
 
