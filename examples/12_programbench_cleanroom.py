@@ -46,6 +46,7 @@ import contextlib
 import inspect
 import json
 import os
+import queue
 import re
 import secrets
 import shlex
@@ -205,9 +206,8 @@ def cleanroom_image() -> str:
 # over the two, and starts from nothing but a Python at the far end; these functions run at both
 # ends and carry a TCP connection over each channel.
 
-IMPORTS = (
-    "from __future__ import annotations; import contextlib, os, signal, socket, struct, threading"
-)
+IMPORTS = """from __future__ import annotations
+import contextlib, os, queue, signal, socket, struct, threading"""
 Connect = Callable[[], socket.socket]
 
 
@@ -241,10 +241,11 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
             if near.family == socket.AF_INET:
                 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=outward, daemon=True).start()
-            for data in channel:
-                if data is None:
-                    credit.release()
-                elif data:
+            inbox = queue.SimpleQueue()
+            # No credit may wait behind data.
+            channel.setcallback(lambda x: inbox.put(x) if x is not None else credit.release(), 0)
+            for data in iter(inbox.get, 0):
+                if data:
                     near.sendall(data)
                     with contextlib.suppress(OSError):  # the far end may have all it needs
                         channel.send(None)

@@ -588,8 +588,7 @@ def test_an_agent_that_takes_its_servers_place(
     outcomes[name] = (reason, led_astray())
     assert not outcomes[name][1]
     # What httpx makes of it is seen here, as it is the same everywhere.
-    with contextlib.suppress(httpx.TransportError):  # a connection from before, now dead
-        doomed.workspace.client.get("/health")
+    doomed.workspace.reset_client()  # its connections are from before, and dead now
     answer = doomed.workspace.client.get("/health")
     assert answer.headers["location"].endswith(doomed.nonce)
     assert not doomed.contact()

@@ -26,7 +26,7 @@ from conftest import Cleanroom, load_example
 MEGABYTE = 1 << 20
 # What container_end() does, but without a container to stop.
 FAR_END = """
-import contextlib, os, signal, socket, struct, threading
+import contextlib, os, queue, signal, socket, struct, threading
 listener = socket.create_server(("127.0.0.1", 0), backlog=256)
 channel.send((os.getpid(), listener.getsockname()[1]))
 serve(channel, listener, lambda: socket.create_connection(("127.0.0.1", server_port)))
