@@ -241,7 +241,7 @@ def carry(channel: execnet.Channel, connect: Connect) -> None:
             if near.family == socket.AF_INET:
                 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=outward, daemon=True).start()
-            inbox = queue.SimpleQueue()
+            inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
             # No credit may wait behind data.
             channel.setcallback(lambda x: inbox.put(x) if x is not None else credit.release(), 0)
             for data in iter(inbox.get, 0):
