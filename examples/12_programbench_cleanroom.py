@@ -4,7 +4,6 @@
 #     "openhands-sdk==1.58.0",
 #     "openhands-tools==1.58.0",
 #     "openhands-workspace==1.58.0",
-#     "execnet==2.1.2",
 #     "pydantic>=2.13",
 # ]
 # [tool.uv]
@@ -22,13 +21,13 @@ as the benchmark's reference harness does, and lays one pipe in its place:
     +-------------------------------+ docker exec -i +------------------------------+
     | SDK client -> 127.0.0.1:PORT -+-->          >--+-> 127.0.0.1:8000 agent server|
     |                               |    one pipe    |       tools: shell, editor   |
-    | provider <- LLM relay       <-+--<          <--+-- 127.0.0.1:4000 <- litellm  |
-    |         key, policy, ledger   |    (framed)    |  /workspace/executable 0111  |
+    | provider <- LLM relay       <-+--<          <--+-- 127.0.0.1:4999 <- litellm  |
+    |         key, policy, ledger   |     (SSH)      |  /workspace/executable 0111  |
     +-------------------------------+                +------------------------------+
 
-Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx, git
-and uv. Without LLM_API_KEY it rehearses with a scripted model, at no cost; the other settings
-are in section 1. The last lines that it prints are
+Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx, git,
+uv and OpenSSH's client. Without LLM_API_KEY it rehearses with a scripted model, at no cost; the
+other settings are in section 1. The last lines that it prints are
 
     SUBMISSION: submissions/abishekvashok__cmatrix.5c082c6/submission.tar.gz
     EXAMPLE_COST: 0.0123
@@ -37,38 +36,36 @@ Where the guarantee stops: a model may remember the original's source, and code 
 loads into the running binary with LD_PRELOAD sees the binary's memory, as in the benchmark.
 """
 
-# The SDK and execnet leave some types out.
+# The SDK leaves some types out.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import json
 import os
-import queue
 import re
 import secrets
 import shlex
-import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, NoReturn
 
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from anyio.from_thread import start_blocking_portal
+from filelock import FileLock
+from pydantic import AliasChoices, BaseModel, Field
+
 # ## 1. Settings
 #
 # All of them come from the environment, so that one process is one task and any scheduler can
-# run it. They are checked first of all: importing the SDK takes seconds.
+# run it. What is wrong with them, or with this host, shows before anything slow starts.
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
@@ -96,10 +93,7 @@ FOLDER = Path(setting("PROGRAMBENCH_OUTPUT_DIR", "submissions")) / INSTANCE_ID
 CHARACTERISE = """Characterise /workspace/executable, which you can run but not read, and write to
 /workspace/NOTES.md all that a rebuild must get right. The docs are there too, a network is not."""
 INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
-SDK_VERSION, SDK_SOURCE = version("openhands-sdk"), setting("OPENHANDS_SDK_SOURCE")
-project = Path(SDK_SOURCE, "openhands-sdk", "pyproject.toml")
-if SDK_SOURCE and not (project.is_file() and f'"{SDK_VERSION}"' in project.read_text()):
-    fail(f"OPENHANDS_SDK_SOURCE={SDK_SOURCE!r}: set it to a checkout of the SDK {SDK_VERSION}.")
+LIMIT = setting("PROGRAMBENCH_TIME_LIMIT", "3600", r"[1-9]\d{0,5}", "set it to whole seconds.")
 API_KEY = setting("LLM_API_KEY", secrets.token_hex(), ".+", "unset it to rehearse without an LLM.")
 REHEARSAL = not {"LLM_API_KEY", "LLM_BASE_URL"} & os.environ.keys()
 MODEL = "openai/rehearsal" if REHEARSAL else setting("LLM_MODEL", "anthropic/claude-sonnet-4-5")
@@ -107,22 +101,46 @@ PROVIDER, _, MODEL_NAME = MODEL.partition("/")
 ORIGINS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
 URL = r"https?://[\w.:\[\]-]+(/[\w./~-]*)?"
 BASE_URL = setting("LLM_BASE_URL", ORIGINS.get(PROVIDER, ""), URL, f"set it to {MODEL}'s API.")
-print(f"Task {INSTANCE_ID}, {MODEL}", "(no LLM_API_KEY: a scripted model rehearses)" * REHEARSAL)
+SDK_VERSION, SDK_SOURCE = version("openhands-sdk"), setting("OPENHANDS_SDK_SOURCE")
 
-# LiteLLM would fetch a price list, with retries; the one that it ships with will do. And an agent
-# that puts itself in its server's place must not redirect the SDK's event socket elsewhere.
-os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
-os.environ["WEBSOCKETS_MAX_REDIRECTS"] = "1"
+# What may end a run from outside; the pipe's own end raises SIGURG, which no one else does here.
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
 
-import aiohttp  # noqa: E402
-import execnet  # noqa: E402
-from aiohttp import web  # noqa: E402
-from anyio.from_thread import BlockingPortal, start_blocking_portal  # noqa: E402
-from openhands.sdk import LLM, Conversation  # noqa: E402
-from openhands.sdk.conversation.exceptions import ConversationRunError  # noqa: E402
-from openhands.tools.preset.default import get_default_agent  # noqa: E402
-from openhands.workspace import DockerDevWorkspace  # noqa: E402
-from pydantic import AliasChoices, BaseModel, Field  # noqa: E402
+
+def stop(number: int, _: object) -> NoReturn:
+    """End the work at the first signal, so that it is saved; a second one ends the script."""
+    for end in ENDS:
+        signal.signal(end, signal.SIG_DFL)
+    gone = "the agent server, its container or the pipe has ended" * (number == signal.SIGURG)
+    print(f"\nThe run ended early: {gone or signal.Signals(number).name}.", file=sys.stderr)
+    raise SystemExit(1 if gone else 128 + number)
+
+
+BEGUN = time.monotonic()
+
+
+def say(step: str) -> None:
+    """Print what comes next, after the seconds since the start."""
+    print(f"[{time.monotonic() - BEGUN:6.1f} s] {step}", flush=True)
+
+
+def run(remedy: str, command: str, *arguments: str | Path, **options: Any) -> str:
+    """Return what a command prints; if it fails, end with the remedy and its own words."""
+    # In a process group of its own, so that nothing of it outlives the script.
+    options |= {"stdout": -1, "stderr": -1, "text": True, "process_group": 0}
+    try:
+        with subprocess.Popen([*command.split(), *arguments], **options) as process:
+            try:
+                output, words = process.communicate()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGTERM)
+                raise
+    except OSError as error:
+        fail(f"{error}: {remedy}.")
+    if process.returncode:
+        fail(f"{remedy}; `{command}` says: {' '.join((words or output).split())[-700:]}")
+    return output.strip()
+
 
 # ## 2. The image
 #
@@ -130,180 +148,144 @@ from pydantic import AliasChoices, BaseModel, Field  # noqa: E402
 # source, which nobody has who installed it with pip.
 
 SDK = "https://github.com/OpenHands/software-agent-sdk.git"
-
-
-def run(*command: str, **options: Any) -> str:
-    """Return what a command prints; if it fails, end the script in the command's own words."""
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    if done.returncode:
-        fail(f"{' '.join(command[:3])}: {(done.stderr or done.stdout).strip()[-3000:]}", 1)
-    return done.stdout.strip()
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "openhands"
 
 
 def sdk_source() -> Path:
-    """Return a checkout of the installed SDK, cloned into the user's cache if need be."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "openhands"
-    checkout = Path(SDK_SOURCE or cache / f"software-agent-sdk-{SDK_VERSION}").resolve()
-    if not checkout.exists():
-        print(f"Cloning the OpenHands SDK {SDK_VERSION} into {cache} ...", flush=True)
-        tag, scratch = f"--branch=v{SDK_VERSION}", f"{checkout}-{os.getpid()}"
-        run("git", "clone", "--quiet", "--depth=1", tag, SDK, scratch)
-        # The slower of two runs that start together finds the other's clone in place.
-        with contextlib.suppress(OSError):
-            os.rename(scratch, checkout)
-        shutil.rmtree(scratch, ignore_errors=True)
-    return checkout
+    """Return a checkout of the installed SDK: as set, around this file, or a cached clone."""
+    remedy = f"set OPENHANDS_SDK_SOURCE to a checkout of the SDK {SDK_VERSION}"
+    clone = CACHE / f"software-agent-sdk-{SDK_VERSION}"
+    for folder in [Path(SDK_SOURCE)] if SDK_SOURCE else [*Path(__file__).resolve().parents, clone]:
+        project = folder / "openhands-sdk" / "pyproject.toml"
+        if project.is_file() and f'"{SDK_VERSION}"' in project.read_text():
+            return folder.resolve()
+    if SDK_SOURCE:
+        fail(f"OPENHANDS_SDK_SOURCE={SDK_SOURCE!r}: {remedy}.")
+    say(f"Cloning the OpenHands SDK {SDK_VERSION} into {CACHE}")
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        run(remedy, f"git clone --quiet --depth=1 --branch=v{SDK_VERSION} {SDK}", f"{scratch}/sdk")
+        os.rename(f"{scratch}/sdk", clone)
+    return clone
 
 
 # The SDK's layer gives all of /workspace to its user, the reference binary included, so that
 # the agent could `chmod u+r` it, and leaves an empty /workspace/project. The seal puts the
-# binary back just as the task image ships it. It runs the agent server as the benchmark's
-# user, `agent`, who owns nothing in /agent-server: root runs the Python that lies there. PID 1
-# belongs to root and outlives the server, so a server that the agent kills loses no work, and
-# stopping takes no time. Compiled bytecode halves the server's start.
+# binary back just as the task image ships it. PID 1 is root's and outlives the agent server, so
+# that a server that the agent kills loses no work; it waits 15 s for the pipe to be laid.
+# Compiled bytecode halves the server's start.
 
 # The coding CLIs of install_acp_providers would add 600 MB that nothing here runs.
-BUILD = f"""from openhands.agent_server.docker.build import BuildOptions, build
+BUILD = f"""import sys; sys.excepthook = lambda _, error, __: sys.stderr.write(error.stderr)
+from openhands.agent_server.docker.build import BuildOptions, build
 options = dict(base_image="{TASK_IMAGE}", target="source-minimal", push=False)
 print(build(BuildOptions(**options, install_acp_providers=""))[0])"""
-AGENT_PYTHON, SERVER_PORT, LLM_PORT = "/agent-server/.venv/bin/python", 8000, 4000
+AGENT_PYTHON, SERVER_PORT, LLM_PORT = "/agent-server/.venv/bin/python", 8000, 4999
 SEAL = f"""FROM {TASK_IMAGE} AS task
 FROM {{server_image}}
 USER root
 RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-hash /agent-server
+RUN (apt-get update && apt-get install -y --no-install-recommends openssh-server \
+    && rm -rf /var/lib/apt/lists/*) || apk add openssh || dnf install -y openssh-server
 RUN --mount=from=task,target=/task set -e; setpriv --version; cd /workspace; \
     id agent || useradd -ms /bin/bash agent; rmdir --ignore-fail-on-non-empty project; \
     chown -R agent: .; rm -f executable; T=/task/workspace/executable; [ ! -e $T ] || cp -a $T .
-ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OPENHANDS_SUPPRESS_BANNER=1 \
+ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OH_PRELOAD_TOOLS=false \
     OH_CONVERSATIONS_PATH=/home/agent/conversations OH_BASH_EVENTS_DIR=/home/agent/bash_events
-ENTRYPOINT ["tini", "--", "sh", "-c", "setpriv --reuid=agent --regid=agent --init-groups \
-    --no-new-privs --inh-caps=-all --bounding-set=-all \
-    {AGENT_PYTHON} -m openhands.agent_server $@; exec sleep infinity", "agent-server"]"""
+ENTRYPOINT ["tini", "--", "sh", "-c", "sleep 15; [ -e /run/pipe ] && exec sleep infinity"]"""
 
 
 def cleanroom_image() -> str:
     """Return the tag of the sealed image: a digest of all that goes in, so never stale."""
-    source = sdk_source()
-    task = run("docker", "image", "inspect", "--format={{.Id}}", TASK_IMAGE)
-    commit = run("git", "-C", f"{source}", "rev-parse", "HEAD")
-    inputs = "\0".join((task, commit, SEAL, run("git", "-C", f"{source}", "diff", "HEAD")))
-    tag = f"programbench-cleanroom:{run('git', 'hash-object', '--stdin', input=inputs)}"
-    if run("docker", "image", "ls", "--quiet", tag):
-        return tag
-    print(f"Building the agent server onto {TASK_IMAGE} ...", flush=True)
-    # Both builds leave things behind in the temp folder: let that be one of ours.
-    with tempfile.TemporaryDirectory(prefix="cleanroom-") as scratch:
+    engine = "install Docker and start it, or set DOCKER_HOST to an engine that lets you in"
+    remedy = f"set PROGRAMBENCH_TASK_IMAGE, now {TASK_IMAGE}, to a linux/amd64 image that is there"
+    if not run(engine, "docker image ls --quiet", TASK_IMAGE):
+        say(f"Pulling {TASK_IMAGE}")
+        run(remedy, "docker pull --platform=linux/amd64", TASK_IMAGE)
+    task = run(remedy, "docker image inspect --format={{.Architecture}}-{{.Id}}", TASK_IMAGE)
+    if not task.startswith("amd64-"):
+        fail(f"the image is for {task.split('-')[0]}: {remedy}.")
+    if (machine := os.uname().machine) != "x86_64":
+        say(f"Warning: this is {machine}, where ProgramBench's amd64 images run slowly, if at all")
+    with FileLock(CACHE / "cleanroom.lock"), tempfile.TemporaryDirectory() as scratch:
+        remedy, source = "install git, and let it read OPENHANDS_SDK_SOURCE", sdk_source()
+        commit = run(remedy, "git rev-parse HEAD", cwd=source)
+        dockerfile, changes = Path(scratch, "Dockerfile"), run(remedy, "git diff HEAD", cwd=source)
+        dockerfile.write_text("\0".join((task, commit, changes, SEAL)))
+        tag = "programbench-cleanroom:" + run(remedy, "git hash-object", dockerfile)
+        if run(remedy, "docker image ls --quiet", tag):
+            return tag
+        run("install uv", "uv --version")
+        run("install Docker's buildx plugin", "docker buildx version")
+        root = run(remedy, "docker info --format={{.DockerRootDir}}")
+        space = '[ ! -e "$0" ] || [ "$(df --output=avail "$0" | tail -n 1)" -ge 5242880 ]'
+        run(f"free 5 GiB of disk in {root}, or set DOCKER_HOST elsewhere", "sh -c", space, root)
+        # Both builds leave things behind in the temp folder: let that be one of ours.
         env = os.environ | {"TMPDIR": scratch, "SDK_SHA": commit, "SDK_REF": f"v{SDK_VERSION}"}
-        built = run(sys.executable, "-c", BUILD, cwd=source, env=env).splitlines()[-1]
-        build = ("docker", "buildx", "build", "--load", f"--tag={tag}", "-")
-        run(*build, input=SEAL.format(server_image=built), env=env)
+        remedy = "set PROGRAMBENCH_TASK_IMAGE to an image with setpriv and a package manager (apt)"
+        say(f"Building the agent server onto {TASK_IMAGE}, and sealing it")
+        built = run(remedy, f"{sys.executable} -c", BUILD, cwd=source, env=env).split()[-1]
+        dockerfile.write_text(SEAL.format(server_image=built))
+        run(remedy, f"docker buildx build --load --tag={tag} -f", dockerfile, scratch, env=env)
     return tag
 
 
+if __name__ == "__main__":
+    for end in ENDS:
+        signal.signal(end, stop)
+    say(f"{INSTANCE_ID}: " + ("a rehearsal, as there is no LLM_API_KEY" if REHEARSAL else MODEL))
+    if SDK_SOURCE:
+        sdk_source()
+    writable = 'mkdir -p "$0" && rm "$(mktemp -p "$0")"'
+    run("set PROGRAMBENCH_OUTPUT_DIR to a folder that can be written", "sh -c", writable, FOLDER)
+    run("install OpenSSH's client", "ssh -V")
+    cleanroom_image()
+    say("Importing the SDK")
+
+# LiteLLM would fetch a price list, with retries; the one that it ships with will do. And an agent
+# that puts itself in its server's place must not redirect the SDK's event socket elsewhere.
+os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
+os.environ |= {"LOG_LEVEL": "ERROR"} | os.environ | {"WEBSOCKETS_MAX_REDIRECTS": "1"}
+
+from openhands.sdk import LLM, Conversation  # noqa: E402
+from openhands.sdk.conversation.exceptions import ConversationRunError  # noqa: E402
+from openhands.tools.preset.default import get_default_agent  # noqa: E402
+from openhands.workspace import DockerDevWorkspace  # noqa: E402
+
 # ## 3. The pipe
 #
-# `docker exec -i` is one stream of bytes in and one out. execnet lays any number of channels
-# over the two, and starts from nothing but a Python at the far end; these functions run at both
-# ends and carry a TCP connection over each channel.
+# `docker exec -i` is one stream of bytes in and one out. SSH lays any number of connections over
+# the two, both ways: the SDK's to the agent server, and LLM calls to the relay. Only who holds
+# the stream can talk to this SSH server, which is root's: the agent can neither kill nor read it.
+# When the host's end goes away, however it dies, the container stops; if it was just the pipe
+# that broke, there is time to save the work.
 
-IMPORTS = """from __future__ import annotations
-import contextlib, os, queue, signal, socket, struct, threading"""
-Connect = Callable[[], socket.socket]
-
-
-def carry(channel: execnet.Channel, connect: Connect) -> None:
-    """Carry a connection until both of its directions have ended, or one broke.
-
-    Bytes are data, and no bytes end a direction. None lets one more chunk come: eight at most
-    are under way, so a slow reader holds up only itself and memory stays bounded.
-    """
-    credit, ended, lock = threading.Semaphore(8), list[bool](), threading.Lock()
-
-    def end(last: Callable[[], None]) -> None:
-        with lock:  # nobody may learn of an end before it counts
-            last()
-            ended.append(True)
-            if len(ended) == 2:
-                channel.close()
-
-    def outward() -> None:
-        try:
-            while data := near.recv(1 << 17):
-                credit.acquire()
-                channel.send(data)
-            end(lambda: channel.send(b""))
-        except OSError:
-            with contextlib.suppress(OSError):
-                channel.close()  # without an end: the far side passes on the reset
-
-    with contextlib.suppress(OSError), contextlib.closing(channel), connect() as near:
-        with contextlib.suppress(OSError):
-            if near.family == socket.AF_INET:
-                near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=outward, daemon=True).start()
-            inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-            # No credit may wait behind data.
-            channel.setcallback(lambda x: inbox.put(x) if x is not None else credit.release(), 0)
-            for data in iter(inbox.get, 0):
-                if data:
-                    near.sendall(data)
-                    with contextlib.suppress(OSError):  # the far end may have all it needs
-                        channel.send(None)
-                else:
-                    end(lambda: near.shutdown(socket.SHUT_WR))
-        with lock:
-            if len(ended) < 2:  # half an answer must not look like a whole one
-                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        credit.release()
-        near.shutdown(socket.SHUT_RD)  # wakes the other thread: all is over
+CONTAINER_END = """mkdir -p /run/sshd; ssh-keygen -qt ed25519 -N '' -f /run/key
+sed -i 's/^root:!/root:*!/' /etc/shadow; exec /usr/sbin/sshd -i -f /dev/null -h /run/key \
+    -oUsePAM=no -oAuthorizedKeysCommandUser=nobody -o"AuthorizedKeysCommand=/bin/echo $0" """
+# The agent server runs as the benchmark's user, `agent`, who owns nothing in /agent-server, with
+# the image's environment and, from this host, the key to its door.
+SERVER = f"""touch /run/pipe; cd /; read -r OH_SESSION_API_KEYS_0; export OH_SESSION_API_KEYS_0
+exec 2>/dev/null; (cat; sleep 10; kill 1) <&0 >/dev/null &
+(timeout 120 bash -c 'until : </dev/tcp/127.0.0.1/{SERVER_PORT}; do sleep .05; done'; echo) &
+xargs -0 sh -c 'exec env "$@" setpriv --reuid=agent --regid=agent --init-groups \
+    --no-new-privs --inh-caps=-all --bounding-set=-all {AGENT_PYTHON} -m openhands.agent_server \
+    --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1; kill $PPID"""
+SSH = """ssh -F/dev/null -oBatchMode=yes -oIdentitiesOnly=yes -oStrictHostKeyChecking=no
+    -oUserKnownHostsFile=/dev/null -oLogLevel=ERROR -oExitOnForwardFailure=yes -lroot"""
 
 
-def serve(control: execnet.Channel, listener: socket.socket, connect: Connect) -> None:
-    """Carry what is opened on either side, until the far end goes away."""
-
-    def start(channel: execnet.Channel, connect: Connect) -> None:
-        if threading.active_count() < 1000:  # one too many is let go of, which closes it
-            threading.Thread(target=carry, args=(channel, connect), daemon=True).start()
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while near := listener.accept()[0]:
-                control.send(channel := control.gateway.newchannel())
-                start(channel, lambda near=near: near)
-
-    threading.Thread(target=accept, daemon=True).start()
-    for channel in control:
-        start(channel, connect)
-
-
-def container_end(control: execnet.Channel, server_port: int, llm_port: int) -> None:
-    """Serve the container's end, as root: the agent can neither kill nor read it.
-
-    When the host's end goes away, however it dies, `control` ends, and the container stops.
-    """
-    try:
-        listener = socket.create_server(("127.0.0.1", llm_port), backlog=256)
-        control.send("ready")
-        serve(control, listener, lambda: socket.create_connection(("127.0.0.1", server_port)))
-    finally:
-        os.kill(1, signal.SIGTERM)
-
-
-def open_pipe(container: str, connect: Connect, exits: contextlib.ExitStack) -> int:
-    """Lay the pipe, until `exits`; returns the port on this host that is the agent server's."""
+def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> subprocess.Popen[str]:
+    """Lay the pipe, from `port` here and to `scratch`/relay; it runs the agent server."""
+    run("install OpenSSH", "ssh-keygen -qt ed25519 -C cleanroom -N", "", f"-f{scratch}/key")
+    end = f"docker exec -i --user=root {container} sh -c".split()
+    proxy = shlex.join((*end, CONTAINER_END, (scratch / "key.pub").read_text().strip()))
+    ways = f"-L127.0.0.1:{port}:127.0.0.1:{SERVER_PORT}", f"-R127.0.0.1:{LLM_PORT}:{scratch}/relay"
+    ssh = [*SSH.split(), *ways, f"-i{scratch}/key", f"-oProxyCommand={proxy}", "cleanroom", SERVER]
     # In a session of its own: Ctrl-C in a terminal must not cut it before the work is saved.
-    session = "import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])"
-    end = ["docker", "exec", "--interactive", "--user=root", container, AGENT_PYTHON, "-I"]
-    python = shlex.join([sys.executable, "-c", session, *end])
-    exits.callback((group := execnet.Group()).terminate, timeout=5)
-    code = [IMPORTS, *map(inspect.getsource, (carry, serve, container_end))]
-    code.append(f"container_end(channel, {SERVER_PORT}, {LLM_PORT})")
-    control = group.makegateway(f"popen//python={python}").remote_exec("\n".join(code))
-    control.receive(timeout=30)
-    listener = exits.enter_context(socket.create_server(("127.0.0.1", 0), backlog=256))
-    exits.callback(listener.shutdown, socket.SHUT_RD)
-    threading.Thread(target=serve, args=(control, listener, connect), daemon=True).start()
-    return listener.getsockname()[1]
+    shell = ["sh", "-c", 'SHELL=/bin/sh "$@"; rm -rf "$0"; kill -URG $PPID', f"{scratch}", *ssh]
+    pipe = subprocess.Popen(shell, stdin=-1, stdout=-1, text=True, start_new_session=True)
+    print(key, file=pipe.stdin, flush=True)
+    return pipe if pipe.stdout and pipe.stdout.readline() else fail("there is no agent server", 1)
 
 
 # ## 4. The relay
@@ -317,11 +299,12 @@ def open_pipe(container: str, connect: Connect, exits: contextlib.ExitStack) -> 
 ENDPOINTS = {"anthropic": ["/v1/messages"]}.get(PROVIDER, ["/chat/completions", "/responses"])
 FIELDS = """model messages input system instructions tools tool_choice parallel_tool_calls stream
     stream_options store include metadata temperature top_p top_k seed stop stop_sequences text
-    max_tokens max_completion_tokens max_output_tokens thinking reasoning reasoning_effort
-    verbosity response_format output_config cache_control prompt_cache_key prompt_cache_retention
-    user safety_identifier type function name description parameters input_schema strict""".split()
+    max_tokens max_completion_tokens max_output_tokens thinking reasoning reasoning_effort verbosity
+    response_format output_config cache_control prompt_cache_key prompt_cache_retention user
+    safety_identifier type function name description parameters input_schema strict""".split()
 KEYS, SENT = {"authorization", "x-api-key", "api-key"}, {"anthropic-version", "anthropic-beta"}
-RETURNED = ("content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id")
+# The SDK takes the cost of a call from what a LiteLLM proxy says of it.
+RETURNED = r"content-type|retry-after(-ms)?|(x-)?request-id|x-litellm-response-cost"
 KIND = """(?x)^(system|developer|user|assistant|tool|message|text|input_text|output_text|refusal
     |image|image_url|input_image|document|reasoning|thinking|redacted_thinking|tool_use|tool_result
     |function_call|function_call_output|custom_tool_call|custom_tool_call_output)$"""
@@ -361,38 +344,35 @@ class Relay:
     """Forwards one run's LLM calls; knows the real key and keeps the ledger."""
 
     def __init__(self, ledger: IO[str]):
-        self.ledger = ledger
+        self.ledger, self.refusals, self.last = ledger, list[bool](), "none"
         self.placeholder = f"placeholder-{secrets.token_hex(16)}"
         self.origin = "/".join(BASE_URL.split("/")[:3])
         self.path = BASE_URL.removeprefix(self.origin).rstrip("/")
 
     @contextlib.asynccontextmanager
-    async def serving(self, portal: BlockingPortal) -> AsyncGenerator[Connect]:
-        """Yield what connects to the relay: it has no address where others could reach it."""
-        loop, timeout = asyncio.get_running_loop(), aiohttp.ClientTimeout(None, sock_read=600)
-        server = web.Server(self.answer, auto_decompress=False, access_log=None)
-
-        def connect() -> socket.socket:
-            near, far = socket.socketpair()
-            portal.call(loop.connect_accepted_socket, server, far)
-            return near
-
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as self.client:
-            yield connect
-            await server.shutdown(timeout=0.1)
+    async def serving(self, path: Path) -> AsyncGenerator[None]:
+        """Answer at a socket in the file system, which only this user can reach."""
+        front = web.ServerRunner(web.Server(self.answer, auto_decompress=False), shutdown_timeout=1)
+        timeout = ClientTimeout(None, sock_read=600)
+        async with ClientSession(timeout=timeout, trust_env=True) as self.client:
+            await front.setup()
+            await web.UnixSite(front, path).start()
+            yield
+            await front.cleanup()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Forward or refuse one request, and note it in the ledger."""
-        entry = {"time": time.time(), "path": request.path[:200], "bytes": request.content_length}
+        entry: dict[str, Any] = {"time": time.time(), "method": request.method}
+        entry |= {"path": request.path[:200], "bytes": request.content_length}
         reply = web.StreamResponse()
         try:
             body = await self.admit(request)
-            entry["model"] = str(body["model"])
+            entry["model"] = body["model"]
             if REHEARSAL:
                 reply = web.json_response(rehearse(body))
             else:
                 await self.forward(request, body, reply)
-        except (aiohttp.ClientError, OSError) as error:
+        except (ClientError, OSError) as error:
             code = 403 if isinstance(error, PermissionError) else 502
             entry["refused" if code == 403 else "failed"] = f"{type(error).__name__}: {error}"
             if reply.prepared and request.transport:
@@ -400,7 +380,9 @@ class Relay:
             # A shape of error that the clients of all three API styles read.
             why = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
             reply = web.json_response({"type": "error", "error": why}, status=code)
-        entry["status"] = reply.status
+        entry |= {"status": reply.status, "answered": reply.body_length}
+        self.refusals.append("refused" in entry)
+        self.last = f"{self.origin}: {entry.get('failed') or reply.status}"
         print(json.dumps(entry), file=self.ledger, flush=True)
         return reply
 
@@ -417,28 +399,25 @@ class Relay:
         except (ValueError, RecursionError) as error:
             # Where and why, but not what: the ledger holds nothing of a body.
             raise PermissionError(" ".join(str(error).split("[type=")[0].split())) from None
-        if unlisted := sorted(
-            {*body, *(key for tool in body.get("tools", ()) for key in tool)} - {*FIELDS}
-        ):
+        names = {*body, *(name for tool in body.get("tools", ()) for name in tool)}
+        if unlisted := sorted(names - {*FIELDS}):
             raise PermissionError(f"{', '.join(unlisted)}: not let through")
         return body
 
     async def forward(self, request: web.BaseRequest, body: Any, reply: web.StreamResponse):
         """Send what was checked, written anew, and pass the answer on as it comes."""
-        headers = {"Content-Type": "application/json"}
-        for name, value in request.headers.items():
-            if name.lower() in SENT:
-                headers[name] = value
-            elif name.lower() in KEYS and value.removeprefix("Bearer ") == self.placeholder:
-                headers[name] = value.replace(self.placeholder, API_KEY)
-        if API_KEY not in " ".join(headers.values()):
+        sent = {name: request.headers.get(name, "") for name in KEYS | SENT}
+        keys = {n for n in KEYS if sent[n].removeprefix("Bearer ") == self.placeholder}
+        if not keys:
             raise PermissionError("the request does not carry the run's placeholder for the key")
+        headers = {n: sent[n].replace(self.placeholder, API_KEY) for n in keys}
+        headers |= {n: sent[n] for n in SENT if sent[n]} | {"content-type": "application/json"}
         url, data = self.origin + request.raw_path, json.dumps(body)
         async with self.client.post(url, data=data, headers=headers, allow_redirects=False) as up:
             if up.status in range(300, 400):
                 raise PermissionError(f"{self.origin} redirects elsewhere")
             reply.set_status(up.status)
-            returned = {n: v for n, v in up.headers.items() if n.lower() in RETURNED}
+            returned = {n: v for n, v in up.headers.items() if re.fullmatch(RETURNED, n.lower())}
             reply.headers.update({n: v.replace(API_KEY, "") for n, v in returned.items()})
             await reply.prepare(request)
             # No answer gives the key away: an end that could be its beginning waits for more.
@@ -493,13 +472,21 @@ def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
         left_out.add(member.name)
 
 
+def fresh(path: Path) -> Path:
+    """Return a path where nothing is: what an older run left there is kept, under its time."""
+    if path.exists():
+        path.rename(path.with_name(f"{path.stat().st_mtime:.0f}-{path.name}"))
+    return path
+
+
 class CleanroomWorkspace(DockerDevWorkspace):
     """A `DockerDevWorkspace` without a network: the pipe is the only way in or out."""
 
     base_image: str | None = TASK_IMAGE
     network: str | None = "none"
+    forward_env: list[str] = Field(default=[])
     detach_logs: bool = False
-    connect: Connect = Field(exclude=True)
+    scratch: Path
     exits: Any = Field(exclude=True)
 
     def get_image(self) -> str:
@@ -509,40 +496,45 @@ class CleanroomWorkspace(DockerDevWorkspace):
     def _wait_for_health(self, *, timeout: float) -> None:
         """Lay the pipe, then wait for the agent server, at most `timeout` seconds."""
         self.exits.callback(self.cleanup)
-        port = open_pipe(f"{self._container_id}", self.connect, self.exits)
-        object.__setattr__(self, "host", f"http://127.0.0.1:{port}")
+        pipe = open_pipe(f"{self._container_id}", self.host_port, self.scratch, f"{self.api_key}")
+        self.exits.enter_context(contextlib.suppress(ProcessLookupError))  # it may have ended
+        self.exits.callback(os.killpg, pipe.pid, signal.SIGTERM)
         super()._wait_for_health(timeout=timeout)
 
-    def save(self) -> None:
-        """Save /workspace as `submission.tar.gz`, whole or not at all, and say what is in it.
+    def save(self, folder: Path, events: Iterable[BaseModel]) -> Path | None:
+        """Save the trajectory, and /workspace as `submission.tar.gz`; say what is in that.
 
         The engine hands over the files, so this works whatever the agent did to its own tools;
-        this side writes the archive anew. An older one is kept, under its time.
+        this side writes the archive anew. Returns None if the engine does not have them.
         """
-        path, partial = FOLDER / "submission.tar.gz", FOLDER / "submission.partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(fresh(folder / "trajectory.jsonl"), "w") as file:
+            file.writelines(f"{event.model_dump_json()}\n" for event in events)
         # Frozen for the copy: a file that shrinks under it would break the engine's archive.
-        copy = "trap 'docker unpause $0 >&2' EXIT; docker pause $0 >&2; docker cp $0:/workspace/. -"
+        copy = """exec 3>&1 >/dev/null; trap 'docker unpause $0' EXIT; for try in 1 2 3 4; do
+            docker pause $0 && break; sleep 1; done 2>/dev/null; docker cp $0:/workspace/. - >&3"""
         command = ["sh", "-c", copy, f"{self._container_id}"]
-        with (
-            contextlib.suppress(tarfile.ReadError),  # then the engine's status tells
-            subprocess.Popen(command, stdout=subprocess.PIPE) as handed,
-            tarfile.open(fileobj=handed.stdout, mode="r|") as files,
-            tarfile.open(partial, "w:gz", compresslevel=6) as archive,
-        ):
-            for member in submittable(files):
-                archive.addfile(member, files.extractfile(member) if member.isreg() else None)
-        if handed.returncode:
-            fail("the engine does not hand over /workspace: the work is lost", 1)
-        if path.exists():
-            path.rename(FOLDER / f"submission-{path.stat().st_mtime:.0f}.tar.gz")
-        partial.rename(path)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            with (
+                contextlib.suppress(tarfile.ReadError),  # then the engine's status tells
+                subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as handed,
+                tarfile.open(fileobj=handed.stdout, mode="r|") as files,
+                tarfile.open(f"{scratch}/part", "w:gz", compresslevel=6) as archive,
+            ):
+                for member in submittable(files):
+                    archive.addfile(member, files.extractfile(member) if member.isreg() else None)
+            if handed.returncode:
+                return print("error: the engine does not hand over the work", file=sys.stderr)
+            path = Path(scratch, "part").rename(fresh(folder / "submission.tar.gz"))
         with tarfile.open(path) as archive:
             kept = archive.getmembers()
             notes = [archive.extractfile(m) for m in kept if m.name == "./NOTES.md" and m.isreg()]
             text = b"".join(file.read(64 << 10) for file in notes if file).decode(errors="replace")
         # The agent wrote this: nothing in it may move the cursor.
         print("\nNOTES.md:\n\n" + "".join(c for c in text if c.isprintable() or c in "\n\t") + "\n")
-        print(f"The submission has {len(kept)} entries, {path.stat().st_size:,} bytes.")
+        top = sorted({member.name.split("/")[1] for member in kept if "/" in member.name})
+        print(f"The submission has {len(kept)} entries, {path.stat().st_size:,} bytes: {top}")
+        return path
 
 
 # ## 6. The audit
@@ -579,21 +571,16 @@ def audit(workspace: CleanroomWorkspace) -> None:
 
 def main() -> int:
     """Run one task; returns 0 if the agent finished it."""
-    if missing := [tool for tool in ("docker", "git", "uv") if not shutil.which(tool)]:
-        fail(f"{' and '.join(missing)} must be on the PATH: install what is missing.")
-    run("docker", "buildx", "version")
-    if not run("docker", "image", "ls", "--quiet", TASK_IMAGE):
-        print(f"Pulling {TASK_IMAGE} ...", flush=True)
-        run("docker", "pull", "--quiet", "--platform=linux/amd64", TASK_IMAGE)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    # Anyone on this host can connect to the pipe's port: this key, which the SDK hands on under
-    # either name, keeps them out.
-    os.environ |= dict.fromkeys(("SESSION_API_KEY", "OH_SESSION_API_KEYS_0"), secrets.token_hex(32))
+    # Anyone on this host can connect to the pipe's port: this key keeps them out.
+    os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(32)
     with contextlib.ExitStack() as exits:
-        relay = Relay(exits.enter_context(open(FOLDER / "llm_calls.jsonl", "w")))
+        scratch = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="cleanroom-")))
+        relay = Relay(exits.enter_context(open(fresh(FOLDER / "llm_calls.jsonl"), "w")))
         portal = exits.enter_context(start_blocking_portal())
-        connect = exits.enter_context(portal.wrap_async_context_manager(relay.serving(portal)))
-        workspace = CleanroomWorkspace(target="source-minimal", connect=connect, exits=exits)
+        exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
+        say("Starting the container")
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):  # the SDK's echoes
+            workspace = CleanroomWorkspace(target="source-minimal", scratch=scratch, exits=exits)
         audit(workspace)
         base_url = f"http://127.0.0.1:{LLM_PORT}{relay.path}"
         llm = LLM(usage_id="agent", model=MODEL, api_key=relay.placeholder, base_url=base_url)
@@ -601,19 +588,26 @@ def main() -> int:
         conversation = Conversation(agent=agent, workspace=workspace, delete_on_close=False)
         try:
             conversation.send_message(INSTRUCTION)
-            conversation.run()
+            conversation.run(timeout=int(LIMIT))
         except ConversationRunError as error:
-            print(f"The run ended early: {error}", file=sys.stderr)
+            print(f"The run ended early: {error} Last LLM call: {relay.last}", file=sys.stderr)
         finally:
-            workspace.save()
-            with open(FOLDER / "trajectory.jsonl", "w") as file:
-                file.writelines(f"{e.model_dump_json()}\n" for e in conversation.state.events)
+            # What comes first after this does not interrupt the saving.
+            for end in [end for end in ENDS if signal.getsignal(end) is stop]:
+                signal.signal(end, signal.SIG_IGN)
+            try:
+                path = workspace.save(FOLDER, conversation.state.events)
+            except OSError as error:
+                say(f"{error}: saving to the temp folder instead")
+                path = workspace.save(Path(tempfile.mkdtemp()), conversation.state.events)
             stats = conversation.conversation_stats.get_combined_metrics()
-    calls = (FOLDER / "llm_calls.jsonl").read_text().splitlines()
-    refused = [call for call in calls if '"refused":' in call]
-    print(f"LLM calls: {len(calls)}, of which the relay refused {len(refused)}.")
-    print(f"SUBMISSION: {FOLDER / 'submission.tar.gz'}\nEXAMPLE_COST: {stats.accumulated_cost}")
-    return 0 if conversation.state.execution_status.value == "finished" else 1
+            used = stats.accumulated_token_usage
+            tokens = used and f"{used.prompt_tokens} tokens in, {used.completion_tokens} out"
+            exits.close()
+            say(f"{TASK_IMAGE}, without a network, audited in {len(AUDIT)} points")
+            say(f"{len(relay.refusals)} LLM calls, {sum(relay.refusals)} of them refused; {tokens}")
+            print(f"SUBMISSION: {path}\n" * bool(path) + f"EXAMPLE_COST: {stats.accumulated_cost}")
+    return 0 if path and conversation.state.execution_status.value == "finished" else 1
 
 
 if __name__ == "__main__":

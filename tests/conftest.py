@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import psutil
 import pytest
@@ -103,6 +103,28 @@ def task_image(docker: None) -> str:
     return TASK_IMAGE
 
 
+@contextlib.contextmanager
+def image_built(dockerfile: str, *options: str) -> Iterator[str]:
+    """Have a task image of this text, under a name of its own."""
+    instance = f"tests_1776_image.{secrets.token_hex(4)[:7]}"
+    name = f"programbench/{instance}:task_cleanroom_v6"
+    # Not from stdin: Docker would leave a copy of that in the temp folder.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "Dockerfile").write_text(dockerfile)
+        output_of("docker", "build", "--quiet", f"--tag={name}", *options, folder)
+    try:
+        yield name
+    finally:
+        tags = output_of("docker", "image", "ls", "--format={{.Repository}}:{{.Tag}}").split()
+        # With what was built onto it.
+        output_of("docker", "image", "rm", "--force", *(tag for tag in tags if instance in tag))
+
+
+def image_unbuilt() -> contextlib.AbstractContextManager[str]:
+    """Have a task image that no agent server was built onto yet."""
+    return image_built(f"FROM {TASK_IMAGE}\nLABEL of-the-tests={secrets.token_hex()}\n")
+
+
 class Run:
     """Runs the example as a user does, as a process, with folders of its own."""
 
@@ -110,13 +132,14 @@ class Run:
         self.output, self.temp = folder / "out", folder / "tmp"
         self.temp.mkdir()
         self.process: psutil.Popen | None = None
+        self.prefix = list[str]()  # a command that runs Python in other circumstances
 
     def __call__(
         self, *arguments: str, timeout: float = 240, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Return what became of it; `arguments` go to Python, before the script."""
         folders = {"PROGRAMBENCH_OUTPUT_DIR": f"{self.output}", "TMPDIR": f"{self.temp}"}
-        command = [sys.executable, *arguments, f"{EXAMPLE}"]
+        command = [*self.prefix, sys.executable, *arguments, f"{EXAMPLE}"]
         self.process = process = psutil.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -185,9 +208,22 @@ class Cleanroom:
         )
 
 
+@contextlib.contextmanager
+def open_cleanroom(module: Any, ledger: IO[str], **fields: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the workspace and the relay of a module of the example's, wired as in its `main()`."""
+    key = secrets.token_hex(32)
+    with environ(**clean_environment(OH_SESSION_API_KEYS_0=key)), contextlib.ExitStack() as exits:
+        scratch = Path(exits.enter_context(tempfile.TemporaryDirectory()))
+        relay = module.Relay(exits.enter_context(ledger))
+        portal = exits.enter_context(module.start_blocking_portal())
+        exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
+        fields |= {"target": "source-minimal", "scratch": scratch, "exits": exits}
+        yield module.CleanroomWorkspace(**fields), relay
+
+
 @pytest.fixture(scope="session")
 def cleanroom(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cleanroom]:
-    """One cleanroom for the whole session, wired as `main()` wires it."""
+    """One cleanroom for the whole session."""
     key = f"sk-test-{secrets.token_hex(16)}"
     folder = tmp_path_factory.mktemp("cleanroom")
     with ScriptedLLM() as llm:
@@ -199,14 +235,7 @@ def cleanroom(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )
         module.FOLDER.mkdir(parents=True)
         ledger = module.FOLDER / "llm_calls.jsonl"
-        keys = dict.fromkeys(("SESSION_API_KEY", "OH_SESSION_API_KEYS_0"), secrets.token_hex(32))
-        with environ(**clean_environment(**keys)), contextlib.ExitStack() as exits:
-            relay = module.Relay(exits.enter_context(open(ledger, "w")))
-            portal = exits.enter_context(module.start_blocking_portal())
-            connect = exits.enter_context(portal.wrap_async_context_manager(relay.serving(portal)))
-            workspace = module.CleanroomWorkspace(
-                base_image=task_image, target="source-minimal", connect=connect, exits=exits
-            )
+        with open_cleanroom(module, open(ledger, "w")) as (workspace, relay):
             yield Cleanroom(workspace, relay, llm, module, key, ledger)
 
 

@@ -4,7 +4,7 @@
 #
 #     bash tests/ground.sh COMMAND...
 #
-# makes a bare Debian machine ready (Docker engine and buildx, git, uv, a Python >= 3.12), installing only what is
+# makes a bare Debian machine ready (Docker engine and buildx, git, ssh, uv, a Python >= 3.12), installing only what is
 # missing, and becomes COMMAND. Where no container registry and no GitHub can be reached, it also makes stand-ins for
 # the few images and the one repository that the SDK's build asks for. It never replaces a real one, and touches no
 # configuration of the user's: COMMAND learns of all this by its environment alone.
@@ -112,10 +112,10 @@ install_from_own_release() {
   apt_install "$@"
 }
 
-ensure_git() {
-  if command -v git >/dev/null; then return; fi
-  need_debian_root "git is missing"
-  step "installing git (missing)" install_from_own_release git ca-certificates
+ensure_git_and_ssh() {
+  if command -v git >/dev/null && command -v ssh >/dev/null && command -v ssh-keygen >/dev/null; then return; fi
+  need_debian_root "git or OpenSSH's client is missing"
+  step "installing git and OpenSSH's client (missing)" install_from_own_release git ca-certificates openssh-client
 }
 
 # --- Docker ----------------------------------------------------------------------------------------------------------
@@ -475,7 +475,7 @@ main() {
   fi
   trap at_exit EXIT
 
-  ensure_git
+  ensure_git_and_ssh
   ensure_uv
   ensure_python
   ensure_engine

@@ -53,7 +53,8 @@ class ScriptedLLM:
 
     Calls that carry tools get the script's steps in order, and `finish` once it is played; calls
     without tools (the SDK asks for a title) get a plain text. `respond` may answer in its place;
-    where it returns None, the script goes on, and what it raises is raised at the end.
+    where it returns None, the script goes on. If it raises ConnectionError, the connection is
+    closed without an answer; what else it raises is raised at the end.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ class ScriptedLLM:
         try:
             if self.respond and (response := self.respond(request)):
                 return response
+        except ConnectionError:  # hang up
+            raise
         except Exception as error:  # a status that nobody retries, so that the test ends soon
             self.errors.append(error)
             return json_response(

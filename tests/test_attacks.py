@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import resource
 import secrets
 import shlex
 import socket
@@ -23,12 +24,23 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import psutil
 import pytest
-from attacks import ATTACKS, IMPERSONATE, KIT, Attack
-from conftest import EXAMPLE, Cleanroom, Run, clean_environment, load_example, missing, output_of
+from attacks import ATTACKS, HOLD, IMPERSONATE, KIT, Attack
+from conftest import (
+    EXAMPLE,
+    Cleanroom,
+    Run,
+    clean_environment,
+    load_example,
+    missing,
+    open_cleanroom,
+    output_of,
+)
 from scripted_llm import Request, Response, ScriptedLLM, json_response
 
 MODEL = "openai/gpt-4o-mini"
@@ -284,7 +296,7 @@ class Ours(Box):
         printed = io.StringIO()
         try:
             with contextlib.redirect_stdout(printed):
-                self.workspace.save()
+                self.workspace.save(self.module.FOLDER, [])
         except (Exception, SystemExit) as error:
             self.output += f"save() ends with {error!r}"
             return
@@ -427,21 +439,21 @@ def test_the_audit_is_quick(cleanroom: Cleanroom, capsys: pytest.CaptureFixture[
         print(f"\nThe audit took {time.monotonic() - begun:.2f} s.")
 
 
-def test_a_container_on_a_network_is_refused(
+def test_the_audit_objects_to_a_shell_with_roots_rights_and_a_key(
     cleanroom: Cleanroom, capsys: pytest.CaptureFixture[str]
 ):
-    with contextlib.ExitStack() as exits:
-        workspace = cleanroom.module.CleanroomWorkspace(
-            base_image=cleanroom.module.TASK_IMAGE,
-            target="source-minimal",
-            network="bridge",
-            connect=socket.socket,
-            exits=exits,
-        )
-        with pytest.raises(SystemExit) as ended:
-            cleanroom.module.audit(workspace)
+    def as_root(command: str, cwd: str) -> SimpleNamespace:
+        rights = ["--privileged", "--user=root", "--env=LLM_API_KEY=x", f"--workdir={cwd}"]
+        ask = ["docker", "exec", *rights, cleanroom.container, "bash", "-c", command]
+        return SimpleNamespace(stdout=output_of(*ask))
+
+    with pytest.raises(SystemExit) as ended:
+        cleanroom.module.audit(SimpleNamespace(execute_command=as_root))
+    cleanroom.root("rm /workspace/linked")
     assert ended.value.code == 3
-    assert "interface" in capsys.readouterr().err
+    broken = capsys.readouterr().err
+    for word in ("not root", "no way to root", "no key", "read the", "link to", "trace the"):
+        assert word in broken
 
 
 # What each does to the sealed image, and what the audit must call it.
@@ -474,8 +486,8 @@ def refused(
         """Return the tag under which the script will look for the sealed image."""
         module = load_example(PROGRAMBENCH_TASK_IMAGE=task)
         run = module.run
-        module.run = lambda *command, **options: (
-            "found" if command[:3] == ("docker", "image", "ls") else run(*command, **options)
+        module.run = lambda remedy, command, *arguments, **options: (
+            "found" if "image ls" in command else run(remedy, command, *arguments, **options)
         )
         return module.cleanroom_image()
 
@@ -513,6 +525,22 @@ def test_a_doctored_image_is_refused(
     assert calls == 0
 
 
+def test_the_agent_server_serves_only_who_has_the_sessions_key(cleanroom: Cleanroom):
+    url = f"{cleanroom.workspace.host}/api/conversations/search"
+    key = {"X-Session-API-Key": f"{cleanroom.workspace.api_key}"}
+    assert httpx.get(url, headers=key).status_code == 200
+    assert httpx.get(url, headers={"X-Session-API-Key": "None"}).status_code == 401
+    assert httpx.get(url).status_code == 401
+
+
+def test_other_users_of_this_host_do_not_see_the_sessions_key(cleanroom: Cleanroom):
+    key = f"{cleanroom.workspace.api_key}"
+    seen = [f"{process.info['cmdline']}" for process in psutil.process_iter(["cmdline"])]
+    assert [line for line in seen if cleanroom.container in line]
+    assert not [line for line in seen if key in line]
+    assert key not in output_of("docker", "inspect", cleanroom.container)
+
+
 def test_the_relay_lets_an_honest_call_pass(ours: Box):
     ours.nonce = secrets.token_hex(12)
     ours.shell("llm(body())", python=True)
@@ -531,33 +559,46 @@ def test_attack(attack: Attack, ours: Box, plain: Box, outcomes: dict[str, tuple
     assert won_there or reason, f"does not work where nothing stops it: {plain.output[:2000]}"
 
 
-# Reads the script's settings of the SDK's clients, then connects as a conversation would.
+def test_every_refusal_is_counted_and_in_the_ledger(cleanroom: Cleanroom, ours: Box):
+    ours.shell("llm(body(model='gpt-4o'))", python=True)
+    assert "403 " in ours.output
+    entries = [json.loads(line) for line in cleanroom.ledger.read_text().splitlines()]
+    assert sum("refused" in entry for entry in entries) == sum(cleanroom.relay.refusals) > 0
+
+
+def test_the_pipes_end_is_found(ours: Box):
+    ours.shell("print([line.split('\\0')[0] for line in pipe_ends().values()])", python=True)
+    for command in ("tini", "sshd", "cat", "xargs"):
+        assert command in ours.output
+
+
+# Connects to agent servers as a conversation would, with the SDK as it is or as a script sets it.
 VISIT = """
 import importlib.util, sys, time
-spec = importlib.util.spec_from_file_location("example", sys.argv[1])
-sys.modules["example"] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
+if sys.argv[1]:
+    spec = importlib.util.spec_from_file_location("example", sys.argv[1])
+    sys.modules["example"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 from openhands.sdk.conversation.impl.remote_conversation import WebSocketCallbackClient
-import websockets.asyncio.client
-if sys.argv[4:]: websockets.asyncio.client.MAX_REDIRECTS = int(sys.argv[4])
-client = WebSocketCallbackClient(sys.argv[2], "0" * 32, print, sys.argv[3])
+client = WebSocketCallbackClient(sys.argv[2], "0" * 32, print, "key")
 client.start()
 time.sleep(2)
 client.stop()
 """
 
 
-@pytest.fixture
+def visit(script: str, box: Box) -> subprocess.Popen[bytes]:
+    """Begin to visit a container's server."""
+    command = [sys.executable, "-c", VISIT, script, box.workspace.host]
+    env = clean_environment(LITELLM_LOCAL_MODEL_COST_MAP="True", LOG_LEVEL="ERROR")
+    return subprocess.Popen(command, env=env)
+
+
+@pytest.fixture(scope="module")
 def doomed(cleanroom: Cleanroom, ours: Box) -> Iterator[Box]:
-    """A cleanroom whose agent server may be killed."""
+    """A cleanroom whose agent server may come to harm."""
     module = cleanroom.module
-    with contextlib.ExitStack() as exits:
-        relay = module.Relay(exits.enter_context(io.StringIO()))
-        portal = exits.enter_context(module.start_blocking_portal())
-        connect = exits.enter_context(portal.wrap_async_context_manager(relay.serving(portal)))
-        workspace = module.CleanroomWorkspace(
-            base_image=module.TASK_IMAGE, target="source-minimal", connect=connect, exits=exits
-        )
+    with open_cleanroom(module, io.StringIO()) as (workspace, _):
         box = Ours(module, workspace, cleanroom.llm, ours.endpoint, cleanroom.key)
         box.listener, box.host_file = ours.listener, ours.host_file
         box.shell(f"mkdir -p /tmp/kit; cat >/tmp/kit/kit.py <<'KIT'\n{KIT}\nKIT")
@@ -565,45 +606,117 @@ def doomed(cleanroom: Cleanroom, ours: Box) -> Iterator[Box]:
         cleanroom.llm.respond = ours.respond
 
 
+def test_a_container_on_a_network_is_refused(doomed: Box, capsys: pytest.CaptureFixture[str]):
+    container, network = f"{doomed.workspace._container_id}", f"attacks-{secrets.token_hex(8)}"
+    # Internal: on another, the engine would publish the port that the pipe has taken.
+    output_of("docker", "network", "create", "--internal", network)
+    try:
+        output_of("docker", "network", "disconnect", "none", container)
+        output_of("docker", "network", "connect", network, container)
+        with pytest.raises(SystemExit) as ended:
+            doomed.module.audit(doomed.workspace)
+    finally:
+        output_of("docker", "network", "disconnect", "--force", network, container)
+        output_of("docker", "network", "rm", network)
+    assert ended.value.code == 3
+    assert "interface" in capsys.readouterr().err
+
+
 def test_an_agent_that_takes_its_servers_place(
     doomed: Box, plain: Box, outcomes: dict[str, tuple[str, bool]]
 ):
-    def led_astray(*redirects: str) -> bool:
-        """Have a process that has loaded the script listen to what is now the agent server."""
-        doomed.listener.seen.clear()
-        visited = [f"{EXAMPLE}", doomed.workspace.host, doomed.workspace.api_key, *redirects]
-        subprocess.run(
-            [sys.executable, "-c", VISIT, *visited], env=clean_environment(), check=True, timeout=60
-        )
-        return doomed.contact()
-
-    doomed.root("echo kept >/workspace/kept")
-    doomed.nonce = secrets.token_hex(12)
+    for box in (doomed, plain):
+        box.nonce = secrets.token_hex(12)
+        box.shell(IMPERSONATE, python=True)
+        assert box.replied(), box.output
+        # What httpx makes of it is seen here, as it is the same everywhere.
+        answer = httpx.get(f"{box.workspace.host}/health")
+        assert answer.headers["location"].endswith(box.nonce)
+        assert not box.contact()
+    with visit(f"{EXAMPLE}", doomed) as by_script, visit("", plain) as by_sdk:
+        pass
+    assert by_script.returncode == by_sdk.returncode == 0
     name = "host: redirects by an agent that has taken its server's place"
-    reason = "not applicable: the container ends with its server"
-    outcomes[name] = (reason, True)
-    with contextlib.suppress(httpx.TransportError):  # it ends the server that is asked for it
-        doomed.shell(IMPERSONATE, python=True)
-    time.sleep(1.5)
-    outcomes[name] = (reason, led_astray())
-    assert not outcomes[name][1]
-    # What httpx makes of it is seen here, as it is the same everywhere.
-    doomed.workspace.reset_client()  # its connections are from before, and dead now
-    answer = doomed.workspace.client.get("/health")
-    assert answer.headers["location"].endswith(doomed.nonce)
-    assert not doomed.contact()
-    assert led_astray("10"), "it would not work on a client that follows redirects either"
+    outcomes[name] = "succeeded" if plain.contact() else "", doomed.contact()
+    assert outcomes[name] == ("succeeded", False)
 
-    name = "submission: an agent that kills all its processes"
-    plain.shell("(sleep 1; kill -9 -1) >/dev/null 2>&1 &")
-    time.sleep(3)
+
+def test_an_agent_that_kills_all_its_processes(
+    doomed: Box, plain: Box, outcomes: dict[str, tuple[str, bool]]
+):
+    doomed.root("echo kept >/workspace/kept")
+    doomed.workspace.reset_client()  # an idle connection would keep the pipe open for a while
+    for box in (plain, doomed):
+        container = f"{box.workspace._container_id}"
+        kill = ["docker", "exec", f"--user={box.user}", container, "sh", "-c", "kill -9 -1"]
+        subprocess.run(kill, capture_output=True, timeout=30)
+    deadline = time.monotonic() + 4
+    with pytest.raises(ConnectionRefusedError):  # noqa: PT012
+        while time.monotonic() < deadline:
+            socket.create_connection(("127.0.0.1", doomed.workspace.host_port)).close()
+            time.sleep(0.1)
+    doomed.submit()
     plain.members = {}
     with contextlib.suppress(tarfile.TarError):
         plain.submit()
-    doomed.submit()
-    outcomes[name] = ("succeeded" if plain.lost() else "not applicable: it survives", doomed.lost())
+    there = "succeeded" if plain.lost() else "not applicable: it survives"
+    outcomes["submission: an agent that kills all its processes"] = there, doomed.lost()
     assert "./kept" in (doomed.members or {})
     assert plain.lost()
+
+
+@pytest.fixture(scope="module")
+def desperate(
+    task_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, subprocess.CompletedProcess[str]]:
+    """Runs of the script whose agents hold on to the pipe, by what they tell HOLD."""
+    module = load_example()
+
+    def attempt(told: str) -> subprocess.CompletedProcess[str]:
+        hold = f"{module.AGENT_PYTHON} -c {shlex.quote(HOLD)} {module.LLM_PORT} {told}"
+        hold = f"cd /workspace; (setsid {hold} &) >/dev/null 2>&1"
+        wait = "timeout 20 sh -c 'until [ -e held-* ]; do sleep 0.1; done'; sleep 3"
+        with ScriptedLLM([("terminal", {"command": f"{hold}; {wait}"})]) as llm:
+            run = Run(tmp_path_factory.mktemp("desperate"))
+            return run(LLM_MODEL=MODEL, LLM_BASE_URL=llm.base_url, LLM_API_KEY="sk-x")
+
+    told = ["2000", "1 kill"]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # What most shells begin with.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+    try:
+        with ThreadPoolExecutor(len(told)) as pool:
+            return dict(zip(told, pool.map(attempt, told), strict=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def saved(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """Return the names in the submission that a run says it has saved."""
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    found = re.search(r"^SUBMISSION: (/.+)$", done.stdout, re.MULTILINE)
+    assert found, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    with tarfile.open(found[1]) as archive:
+        return set(archive.getnames())
+
+
+def test_an_agent_that_opens_2000_connections_loses_no_work(
+    desperate: dict[str, subprocess.CompletedProcess[str]],
+):
+    done = desperate["2000"]
+    names = saved(done)
+    assert "./kept" in names
+    # The pipe may break of it: then the run ends, as ever with the work saved.
+    assert "./held-2000" in names or "The run ended early: " in done.stderr
+
+
+def test_an_agent_that_kills_its_server_and_holds_on_to_the_pipe_loses_no_work(
+    desperate: dict[str, subprocess.CompletedProcess[str]],
+):
+    done = desperate["1 kill"]
+    assert {"./kept", "./held-1"} <= saved(done)
+    assert "The run ended early: " in done.stderr
+    assert done.returncode == 1
 
 
 def test_no_attack_was_left_out(

@@ -8,10 +8,12 @@ import http.client
 import io
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,14 +88,22 @@ class Wired:
         self._ledger = io.StringIO()
         self.relay = module.Relay(self._ledger)
         self.placeholder: str = self.relay.placeholder
-        self._serving = portal.wrap_async_context_manager(self.relay.serving(portal))
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name) / "relay"
+        self._serving = portal.wrap_async_context_manager(self.relay.serving(self._path))
+
+    def connect(self) -> socket.socket:
+        near = socket.socket(socket.AF_UNIX)
+        near.connect(f"{self._path}")
+        return near
 
     def __enter__(self) -> Wired:
-        self.connect = self._serving.__enter__()
+        self._serving.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._serving.__exit__(*error)
+        self._folder.cleanup()
 
     def entries(self, count: int) -> list[dict[str, Any]]:
         """Return the ledger, once it has so many lines: they follow their answers."""

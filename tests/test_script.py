@@ -41,7 +41,7 @@ SEARCH_MEMORY = r"""
 import json, os, sys
 needles, found = json.load(sys.stdin), {}
 for pid in filter(str.isdigit, os.listdir("/proc")):
-    if int(pid) == os.getpid():
+    if int(pid) == os.getpid() or "\nState:\tZ" in open(f"/proc/{pid}/status").read():
         continue
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         name = open(f"/proc/{pid}/comm").read().strip()
