@@ -239,7 +239,6 @@ if __name__ == "__main__":
     run("set PROGRAMBENCH_OUTPUT_DIR to a folder that can be written", "sh -c", writable, FOLDER)
     run("install OpenSSH's client", "ssh -V")
     cleanroom_image()
-    say("Importing the SDK")
 
 # LiteLLM would fetch a price list, with retries; the one that it ships with will do. And an agent
 # that puts itself in its server's place must not redirect the SDK's event socket elsewhere.
@@ -262,11 +261,13 @@ from openhands.workspace import DockerDevWorkspace  # noqa: E402
 CONTAINER_END = """mkdir -p /run/sshd; ssh-keygen -qt ed25519 -N '' -f /run/key
 sed -i 's/^root:!/root:*!/' /etc/shadow; exec /usr/sbin/sshd -i -f /dev/null -h /run/key \
     -oUsePAM=no -oAuthorizedKeysCommandUser=nobody -o"AuthorizedKeysCommand=/bin/echo $0" """
+# When the disk is full, the server hangs: better it ends.
 # The agent server runs as the benchmark's user, `agent`, who owns nothing in /agent-server, with
 # the image's environment and, from this host, the key to its door.
 SERVER = f"""touch /run/pipe; cd /; read -r OH_SESSION_API_KEYS_0; export OH_SESSION_API_KEYS_0
 exec 2>/dev/null; (cat; sleep 10; kill 1) <&0 >/dev/null &
 (timeout 120 bash -c 'until : </dev/tcp/127.0.0.1/{SERVER_PORT}; do sleep .05; done'; echo) &
+(while [ $(stat -fc %a ~agent) -gt 999 ]; do sleep 3; done; kill $PPID) &
 xargs -0 sh -c 'exec env "$@" setpriv --reuid=agent --regid=agent --init-groups \
     --no-new-privs --inh-caps=-all --bounding-set=-all {AGENT_PYTHON} -m openhands.agent_server \
     --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1; kill $PPID"""

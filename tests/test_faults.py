@@ -557,13 +557,12 @@ FAULTS = {
         strike=once("docker", "update", "--memory=900m", "--memory-swap=900m", "{}"),
         within=60,
     ),
-    # The server goes on saying that it runs: nothing but the time limit tells.
     "the agent fills its disk": Fault(
-        None,
+        1,
+        "ended",
         steps=[shell("cat /dev/zero > /home/agent/fill; echo full")],
         strike=shrink_disk,
-        environment={"PROGRAMBENCH_TIME_LIMIT": "20"},
-        within=90,
+        within=60,
     ),
     "the agent forks without end": Fault(
         None,
