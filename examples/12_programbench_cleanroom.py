@@ -265,12 +265,12 @@ sed -i 's/^root:!/root:*!/' /etc/shadow; exec /usr/sbin/sshd -i -f /dev/null -h 
 # The agent server runs as the benchmark's user, `agent`, who owns nothing in /agent-server, with
 # the image's environment and, from this host, the key to its door.
 SERVER = f"""touch /run/pipe; cd /; read -r OH_SESSION_API_KEYS_0; export OH_SESSION_API_KEYS_0
-exec 2>/dev/null; (cat; sleep 10; kill 1) <&0 >/dev/null &
+exec 2>/dev/null 3<&0; (cat <&3; sleep 10; kill 1) >/dev/null &
 (timeout 120 bash -c 'until : </dev/tcp/127.0.0.1/{SERVER_PORT}; do sleep .05; done'; echo) &
 (while [ $(stat -fc %a ~agent) -gt 999 ]; do sleep 3; done; kill $PPID) &
 xargs -0 sh -c 'exec env "$@" setpriv --reuid=agent --regid=agent --init-groups \
     --no-new-privs --inh-caps=-all --bounding-set=-all {AGENT_PYTHON} -m openhands.agent_server \
-    --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1; kill $PPID"""
+    --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1 3<&-; kill $PPID"""
 SSH = """ssh -F/dev/null -oBatchMode=yes -oIdentitiesOnly=yes -oStrictHostKeyChecking=no
     -oUserKnownHostsFile=/dev/null -oLogLevel=ERROR -oExitOnForwardFailure=yes -lroot"""
 
@@ -283,7 +283,9 @@ def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> subp
     ways = f"-L127.0.0.1:{port}:127.0.0.1:{SERVER_PORT}", f"-R127.0.0.1:{LLM_PORT}:{scratch}/relay"
     ssh = [*SSH.split(), *ways, f"-i{scratch}/key", f"-oProxyCommand={proxy}", "cleanroom", SERVER]
     # In a session of its own: Ctrl-C in a terminal must not cut it before the work is saved.
-    shell = ["sh", "-c", 'SHELL=/bin/sh "$@"; rm -rf "$0"; kill -URG $PPID', f"{scratch}", *ssh]
+    # An agent that opens connections without end must not use up what this script may open.
+    work = 'ulimit -n 400; SHELL=/bin/sh "$@"; rm -rf "$0"; kill -URG $PPID'
+    shell = ["sh", "-c", work, f"{scratch}", *ssh]
     pipe = subprocess.Popen(shell, stdin=-1, stdout=-1, text=True, start_new_session=True)
     print(key, file=pipe.stdin, flush=True)
     return pipe if pipe.stdout and pipe.stdout.readline() else fail("there is no agent server", 1)
@@ -602,11 +604,11 @@ def main() -> int:
                 say(f"{error}: saving to the temp folder instead")
                 path = workspace.save(Path(tempfile.mkdtemp()), conversation.state.events)
             stats = conversation.conversation_stats.get_combined_metrics()
-            used = stats.accumulated_token_usage
-            tokens = used and f"{used.prompt_tokens} tokens in, {used.completion_tokens} out"
+            # Tokens in, tokens out.
+            used = (u := stats.accumulated_token_usage) and (u.prompt_tokens, u.completion_tokens)
             exits.close()
             say(f"{TASK_IMAGE}, without a network, audited in {len(AUDIT)} points")
-            say(f"{len(relay.refusals)} LLM calls, {sum(relay.refusals)} of them refused; {tokens}")
+            say(f"{len(relay.refusals)} LLM calls, {sum(relay.refusals)} refused; tokens {used}")
             print(f"SUBMISSION: {path}\n" * bool(path) + f"EXAMPLE_COST: {stats.accumulated_cost}")
     return 0 if path and conversation.state.execution_status.value == "finished" else 1
 

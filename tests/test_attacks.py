@@ -678,7 +678,8 @@ def desperate(
         wait = "timeout 20 sh -c 'until [ -e held-* ]; do sleep 0.1; done'; sleep 3"
         with ScriptedLLM([("terminal", {"command": f"{hold}; {wait}"})]) as llm:
             run = Run(tmp_path_factory.mktemp("desperate"))
-            return run(LLM_MODEL=MODEL, LLM_BASE_URL=llm.base_url, LLM_API_KEY="sk-x")
+            settings = {"LLM_MODEL": MODEL, "LLM_BASE_URL": llm.base_url, "LLM_API_KEY": "sk-x"}
+            return run(timeout=240, PROGRAMBENCH_TIME_LIMIT="60", **settings)
 
     told = ["2000", "1 kill"]
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
