@@ -223,7 +223,7 @@ def cleanroom_image() -> str:
         env = os.environ | {"TMPDIR": scratch, "SDK_SHA": commit, "SDK_REF": f"v{SDK_VERSION}"}
         remedy = "set PROGRAMBENCH_TASK_IMAGE to an image with setpriv and a package manager (apt)"
         say(f"Building the agent server onto {TASK_IMAGE}, and sealing it")
-        built = run(remedy, f"{sys.executable} -c", BUILD, cwd=source, env=env).split()[-1]
+        built = run(remedy, "env", sys.executable, "-c", BUILD, cwd=source, env=env).split()[-1]
         dockerfile.write_text(SEAL.format(server_image=built))
         run(remedy, f"docker buildx build --load --tag={tag} -f", dockerfile, scratch, env=env)
     return tag
