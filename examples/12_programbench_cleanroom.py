@@ -95,6 +95,7 @@ CHARACTERISE = """Characterise /workspace/executable, which you can run but not 
 INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
 LIMIT = setting("PROGRAMBENCH_TIME_LIMIT", "3600", r"[1-9]\d{0,5}", "set it to whole seconds.")
 API_KEY = setting("LLM_API_KEY", secrets.token_hex(), ".+", "unset it to rehearse without an LLM.")
+setting("TMPDIR", "/tmp", r"[^:%\s]{,80}", "set it to a short path, without : or % or spaces.")
 REHEARSAL = not {"LLM_API_KEY", "LLM_BASE_URL"} & os.environ.keys()
 MODEL = "openai/rehearsal" if REHEARSAL else setting("LLM_MODEL", "anthropic/claude-sonnet-4-5")
 PROVIDER, _, MODEL_NAME = MODEL.partition("/")
@@ -138,7 +139,7 @@ def run(remedy: str, command: str, *arguments: str | Path, **options: Any) -> st
     except OSError as error:
         fail(f"{error}: {remedy}.")
     if process.returncode:
-        fail(f"{remedy}; `{command}` says: {' '.join((words or output).split())[-700:]}")
+        fail(f"{remedy}; `{command}` says: {' '.join((words or output).split())[-500:]}")
     return output.strip()
 
 
@@ -169,29 +170,30 @@ def sdk_source() -> Path:
 
 
 # The SDK's layer gives all of /workspace to its user, the reference binary included, so that
-# the agent could `chmod u+r` it, and leaves an empty /workspace/project. The seal puts the
-# binary back just as the task image ships it. PID 1 is root's and outlives the agent server, so
-# that a server that the agent kills loses no work; it waits 15 s for the pipe to be laid.
-# Compiled bytecode halves the server's start.
+# the agent could `chmod u+r` it, and leaves an empty /workspace/project. The seal, written below
+# the SDK's Dockerfile, puts the binary back just as the task image ships it. PID 1 is root's and
+# outlives the agent server, so that a server that the agent kills loses no work; it waits 15 s
+# for the pipe to be laid. Bytecode halves the server's start; it is compiled once for all tasks.
 
-# The coding CLIs of install_acp_providers would add 600 MB that nothing here runs.
-BUILD = f"""import sys; sys.excepthook = lambda _, error, __: sys.stderr.write(error.stderr)
-from openhands.agent_server.docker.build import BuildOptions, build
-options = dict(base_image="{TASK_IMAGE}", target="source-minimal", push=False)
-print(build(BuildOptions(**options, install_acp_providers=""))[0])"""
 AGENT_PYTHON, SERVER_PORT, LLM_PORT = "/agent-server/.venv/bin/python", 8000, 4999
-SEAL = f"""FROM {TASK_IMAGE} AS task
-FROM {{server_image}}
+DOCKERFILE = "openhands-agent-server/openhands/agent_server/docker/Dockerfile"
+SEAL = f"""
+FROM builder AS bytecode
+RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-hash /agent-server && \
+    cd /agent-server; mkdir /tmp/b; find . -name __pycache__ -exec cp -rt /tmp/b --parents {{}} +
+FROM source-minimal
 USER root
-RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-hash /agent-server
-RUN (apt-get update && apt-get install -y --no-install-recommends openssh-server \
-    && rm -rf /var/lib/apt/lists/*) || apk add openssh || dnf install -y openssh-server
-RUN --mount=from=task,target=/task set -e; setpriv --version; cd /workspace; \
+COPY --from=bytecode /tmp/b /agent-server
+RUN (apt-get update && apt-get install -y --no-install-recommends openssh-server && rm -rf \
+    /var/lib/apt/lists/* /var/cache/apt/*) || apk add openssh || dnf install -y openssh-server
+RUN --mount=from={TASK_IMAGE},target=/task set -e; setpriv --version; cd /workspace; \
     id agent || useradd -ms /bin/bash agent; rmdir --ignore-fail-on-non-empty project; \
     chown -R agent: .; rm -f executable; T=/task/workspace/executable; [ ! -e $T ] || cp -a $T .
 ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OH_PRELOAD_TOOLS=false \
     OH_CONVERSATIONS_PATH=/home/agent/conversations OH_BASH_EVENTS_DIR=/home/agent/bash_events
-ENTRYPOINT ["tini", "--", "sh", "-c", "sleep 15; [ -e /run/pipe ] && exec sleep infinity"]"""
+ENTRYPOINT ["tini", "--", "sh", "-c", "sleep 15; [ -e /run/pipe ] && exec sleep infinity"]
+"""
+STATE = "commit=$(git rev-parse HEAD) && echo $commit-$(git diff HEAD | git hash-object --stdin)"
 
 
 def cleanroom_image() -> str:
@@ -207,25 +209,22 @@ def cleanroom_image() -> str:
     if (machine := os.uname().machine) != "x86_64":
         say(f"Warning: this is {machine}, where ProgramBench's amd64 images run slowly, if at all")
     with FileLock(CACHE / "cleanroom.lock"), tempfile.TemporaryDirectory() as scratch:
-        remedy, source = "install git, and let it read OPENHANDS_SDK_SOURCE", sdk_source()
-        commit = run(remedy, "git rev-parse HEAD", cwd=source)
-        dockerfile, changes = Path(scratch, "Dockerfile"), run(remedy, "git diff HEAD", cwd=source)
-        dockerfile.write_text("\0".join((task, commit, changes, SEAL)))
+        dockerfile, sdk = Path(scratch, "Dockerfile"), sdk_source()
+        remedy = "install git, and let it read OPENHANDS_SDK_SOURCE"
+        label = f"LABEL task={task} sdk=" + run(remedy, "sh -c", STATE, cwd=sdk)
+        dockerfile.write_text((sdk / DOCKERFILE).read_text() + SEAL + label)
         tag = "programbench-cleanroom:" + run(remedy, "git hash-object", dockerfile)
         if run(remedy, "docker image ls --quiet", tag):
             return tag
-        run("install uv", "uv --version")
         run("install Docker's buildx plugin", "docker buildx version")
-        root = run(remedy, "docker info --format={{.DockerRootDir}}")
-        space = '[ ! -e "$0" ] || [ "$(df --output=avail "$0" | tail -n 1)" -ge 5242880 ]'
-        run(f"free 5 GiB of disk in {root}, or set DOCKER_HOST elsewhere", "sh -c", space, root)
-        # Both builds leave things behind in the temp folder: let that be one of ours.
-        env = os.environ | {"TMPDIR": scratch, "SDK_SHA": commit, "SDK_REF": f"v{SDK_VERSION}"}
-        remedy = "set PROGRAMBENCH_TASK_IMAGE to an image with setpriv and a package manager (apt)"
+        root, host = run(remedy, "docker info --format={{.DockerRootDir}}|{{.Name}}").split("|")
+        space = '[ "$1" != "$(uname -n)" ] || [ $(df --output=avail "$0" | tail -n 1) -ge 5242880 ]'
+        run(f"free 5 GiB of disk in {root}, or set DOCKER_HOST", "sh -c", space, root, host)
         say(f"Building the agent server onto {TASK_IMAGE}, and sealing it")
-        built = run(remedy, "env", sys.executable, "-c", BUILD, cwd=source, env=env).split()[-1]
-        dockerfile.write_text(SEAL.format(server_image=built))
-        run(remedy, f"docker buildx build --load --tag={tag} -f", dockerfile, scratch, env=env)
+        remedy = "set PROGRAMBENCH_TASK_IMAGE to an image with setpriv and a package manager (apt)"
+        # The coding CLIs of INSTALL_ACP_PROVIDERS would add 600 MB that nothing here runs.
+        args = f"--build-arg=INSTALL_ACP_PROVIDERS= --build-arg=BASE_IMAGE={TASK_IMAGE} --tag={tag}"
+        run(remedy, f"docker buildx build --load --platform=linux/amd64 {args} -f", dockerfile, sdk)
     return tag
 
 
@@ -271,8 +270,6 @@ exec 2>/dev/null 3<&0; (cat <&3; sleep 10; kill 1) >/dev/null &
 xargs -0 sh -c 'exec env "$@" setpriv --reuid=agent --regid=agent --init-groups \
     --no-new-privs --inh-caps=-all --bounding-set=-all {AGENT_PYTHON} -m openhands.agent_server \
     --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1 3<&-; kill $PPID"""
-SSH = """ssh -F/dev/null -oBatchMode=yes -oIdentitiesOnly=yes -oStrictHostKeyChecking=no
-    -oUserKnownHostsFile=/dev/null -oLogLevel=ERROR -oExitOnForwardFailure=yes -lroot"""
 
 
 def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> subprocess.Popen[str]:
@@ -280,12 +277,13 @@ def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> subp
     run("install OpenSSH", "ssh-keygen -qt ed25519 -C cleanroom -N", "", f"-f{scratch}/key")
     end = f"docker exec -i --user=root {container} sh -c".split()
     proxy = shlex.join((*end, CONTAINER_END, (scratch / "key.pub").read_text().strip()))
-    ways = f"-L127.0.0.1:{port}:127.0.0.1:{SERVER_PORT}", f"-R127.0.0.1:{LLM_PORT}:{scratch}/relay"
-    ssh = [*SSH.split(), *ways, f"-i{scratch}/key", f"-oProxyCommand={proxy}", "cleanroom", SERVER]
+    ssh = f"""ssh -F/dev/null -oBatchMode=yes -oIdentitiesOnly=yes -oStrictHostKeyChecking=no -lroot
+        -oUserKnownHostsFile=/dev/null -oExitOnForwardFailure=yes -oLogLevel=ERROR -i{scratch}/key
+        -L127.0.0.1:{port}:127.0.0.1:{SERVER_PORT} -R127.0.0.1:{LLM_PORT}:{scratch}/relay box"""
     # In a session of its own: Ctrl-C in a terminal must not cut it before the work is saved.
     # An agent that opens connections without end must not use up what this script may open.
     work = 'ulimit -n 400; SHELL=/bin/sh "$@"; rm -rf "$0"; kill -URG $PPID'
-    shell = ["sh", "-c", work, f"{scratch}", *ssh]
+    shell = ["sh", "-c", work, f"{scratch}", *ssh.split(), f"-oProxyCommand={proxy}", SERVER]
     pipe = subprocess.Popen(shell, stdin=-1, stdout=-1, text=True, start_new_session=True)
     print(key, file=pipe.stdin, flush=True)
     return pipe if pipe.stdout and pipe.stdout.readline() else fail("there is no agent server", 1)
@@ -347,7 +345,7 @@ class Relay:
     """Forwards one run's LLM calls; knows the real key and keeps the ledger."""
 
     def __init__(self, ledger: IO[str]):
-        self.ledger, self.refusals, self.last = ledger, list[bool](), "none"
+        self.ledger, self.refusals, self.last, self.room = ledger, list[bool](), "none", 256 << 20
         self.placeholder = f"placeholder-{secrets.token_hex(16)}"
         self.origin = "/".join(BASE_URL.split("/")[:3])
         self.path = BASE_URL.removeprefix(self.origin).rstrip("/")
@@ -366,13 +364,13 @@ class Relay:
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Forward or refuse one request, and note it in the ledger."""
         entry: dict[str, Any] = {"time": time.time(), "method": request.method}
-        entry |= {"path": request.path[:200], "bytes": request.content_length}
+        entry |= {"path": request.path[:200], "bytes": (size := request.content_length or 0)}
         reply = web.StreamResponse()
+        self.room -= size
         try:
-            body = await self.admit(request)
-            entry["model"] = body["model"]
+            entry["model"], body = await self.admit(request)
             if REHEARSAL:
-                reply = web.json_response(rehearse(body))
+                reply = web.json_response(rehearse(json.loads(body)))
             else:
                 await self.forward(request, body, reply)
         except (ClientError, OSError) as error:
@@ -383,19 +381,24 @@ class Relay:
             # A shape of error that the clients of all three API styles read.
             why = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
             reply = web.json_response({"type": "error", "error": why}, status=code)
+        self.room += size
         entry |= {"status": reply.status, "answered": reply.body_length}
         self.refusals.append("refused" in entry)
         self.last = f"{self.origin}: {entry.get('failed') or reply.status}"
         print(json.dumps(entry), file=self.ledger, flush=True)
         return reply
 
-    async def admit(self, request: web.BaseRequest) -> dict[str, Any]:
-        """Return the body of a request that the policy lets through; raises PermissionError."""
+    async def admit(self, request: web.BaseRequest) -> tuple[str, str]:
+        """Return the model and the body, written anew, of a call that the policy lets through.
+
+        Raises PermissionError for any other. A body that is read takes many times its size, so
+        that none is kept so: an agent must not use up the memory of this script.
+        """
         paths = [self.path + endpoint for endpoint in ENDPOINTS]
         if request.method != "POST" or request.raw_path not in paths:
             raise PermissionError(f"only POST to {' and '.join(paths)} is let through")
-        if not 0 < (request.content_length or 0) < 32 << 20:
-            raise PermissionError("the body is empty, hides its length, or is over 32 MiB")
+        if not 0 < (request.content_length or 0) < 32 << 20 or self.room < 0:
+            raise PermissionError("the body is empty, of hidden length, or over 32 MiB (all: 256)")
         try:
             body: dict[str, Any] = json.loads(await request.content.read())
             Call.model_validate(body)
@@ -405,18 +408,18 @@ class Relay:
         names = {*body, *(name for tool in body.get("tools", ()) for name in tool)}
         if unlisted := sorted(names - {*FIELDS}):
             raise PermissionError(f"{', '.join(unlisted)}: not let through")
-        return body
+        return body["model"], json.dumps(body)
 
-    async def forward(self, request: web.BaseRequest, body: Any, reply: web.StreamResponse):
-        """Send what was checked, written anew, and pass the answer on as it comes."""
+    async def forward(self, request: web.BaseRequest, body: str, reply: web.StreamResponse):
+        """Send what was checked, and pass the answer on as it comes."""
         sent = {name: request.headers.get(name, "") for name in KEYS | SENT}
         keys = {n for n in KEYS if sent[n].removeprefix("Bearer ") == self.placeholder}
         if not keys:
             raise PermissionError("the request does not carry the run's placeholder for the key")
         headers = {n: sent[n].replace(self.placeholder, API_KEY) for n in keys}
         headers |= {n: sent[n] for n in SENT if sent[n]} | {"content-type": "application/json"}
-        url, data = self.origin + request.raw_path, json.dumps(body)
-        async with self.client.post(url, data=data, headers=headers, allow_redirects=False) as up:
+        url = self.origin + request.raw_path
+        async with self.client.post(url, data=body, headers=headers, allow_redirects=False) as up:
             if up.status in range(300, 400):
                 raise PermissionError(f"{self.origin} redirects elsewhere")
             reply.set_status(up.status)
@@ -444,8 +447,7 @@ def rehearse(body: dict[str, Any]) -> dict[str, Any]:
     call = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
     # The SDK also asks for a title of the conversation, and gives no tools.
     message = {"tool_calls": [call]} if "tools" in body else {"content": "A rehearsal"}
-    choices = [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}]
-    return {"id": "", "object": "chat.completion", "model": MODEL_NAME, "choices": choices}
+    return {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
 
 
 # ## 5. The workspace and the submission
@@ -500,8 +502,8 @@ class CleanroomWorkspace(DockerDevWorkspace):
         """Lay the pipe, then wait for the agent server, at most `timeout` seconds."""
         self.exits.callback(self.cleanup)
         pipe = open_pipe(f"{self._container_id}", self.host_port, self.scratch, f"{self.api_key}")
-        self.exits.enter_context(contextlib.suppress(ProcessLookupError))  # it may have ended
-        self.exits.callback(os.killpg, pipe.pid, signal.SIGTERM)
+        # It may have ended, but `pipe` is kept and never waited for, so that its id stays its own.
+        self.exits.callback(lambda: os.killpg(pipe.pid, signal.SIGTERM))
         super()._wait_for_health(timeout=timeout)
 
     def save(self, folder: Path, events: Iterable[BaseModel]) -> Path | None:
@@ -510,7 +512,6 @@ class CleanroomWorkspace(DockerDevWorkspace):
         The engine hands over the files, so this works whatever the agent did to its own tools;
         this side writes the archive anew. Returns None if the engine does not have them.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         with open(fresh(folder / "trajectory.jsonl"), "w") as file:
             file.writelines(f"{event.model_dump_json()}\n" for event in events)
         # Frozen for the copy: a file that shrinks under it would break the engine's archive.
@@ -536,7 +537,7 @@ class CleanroomWorkspace(DockerDevWorkspace):
         # The agent wrote this: nothing in it may move the cursor.
         print("\nNOTES.md:\n\n" + "".join(c for c in text if c.isprintable() or c in "\n\t") + "\n")
         top = sorted({member.name.split("/")[1] for member in kept if "/" in member.name})
-        print(f"The submission has {len(kept)} entries, {path.stat().st_size:,} bytes: {top}")
+        print(f"submission  {len(kept)} entries, {path.stat().st_size:,} bytes: {top}")
         return path
 
 
@@ -563,10 +564,9 @@ def audit(workspace: CleanroomWorkspace) -> None:
     ask = "; ".join(f"({t}) >/dev/null 2>&1 && echo yes || echo NO" for t in AUDIT.values())
     answers = workspace.execute_command(ask, cwd="/workspace").stdout.split()
     verdicts = dict.fromkeys(AUDIT, "NO") | dict(zip(AUDIT, answers, strict=False))
-    print("\n".join(f"{verdict:>5}  {claim}" for claim, verdict in verdicts.items()))
+    print("\n".join(f"{verdict:>12}  {claim}" for claim, verdict in verdicts.items()), flush=True)
     if broken := [claim for claim, verdict in verdicts.items() if verdict != "yes"]:
         fail(f"no LLM was called: {TASK_IMAGE}, or the engine, breaks {broken}.", 3)
-    print(f"The cleanroom holds in all {len(AUDIT)} points.", flush=True)
 
 
 # ## 7. The run
@@ -576,13 +576,14 @@ def main() -> int:
     """Run one task; returns 0 if the agent finished it."""
     # Anyone on this host can connect to the pipe's port: this key keeps them out.
     os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(32)
-    with contextlib.ExitStack() as exits:
+    with contextlib.ExitStack() as exits, open(os.devnull, "w") as null:
         scratch = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="cleanroom-")))
         relay = Relay(exits.enter_context(open(fresh(FOLDER / "llm_calls.jsonl"), "w")))
         portal = exits.enter_context(start_blocking_portal())
         exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
+        digest = run("start Docker", "docker image inspect --format={{.Id}}", TASK_IMAGE)
         say("Starting the container")
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):  # the SDK's echoes
+        with contextlib.redirect_stdout(null):  # the SDK's echoes of Docker
             workspace = CleanroomWorkspace(target="source-minimal", scratch=scratch, exits=exits)
         audit(workspace)
         base_url = f"http://127.0.0.1:{LLM_PORT}{relay.path}"
@@ -604,14 +605,16 @@ def main() -> int:
                 say(f"{error}: saving to the temp folder instead")
                 path = workspace.save(Path(tempfile.mkdtemp()), conversation.state.events)
             stats = conversation.conversation_stats.get_combined_metrics()
-            # Tokens in, tokens out.
             used = (u := stats.accumulated_token_usage) and (u.prompt_tokens, u.completion_tokens)
-            exits.close()
-            say(f"{TASK_IMAGE}, without a network, audited in {len(AUDIT)} points")
-            say(f"{len(relay.refusals)} LLM calls, {sum(relay.refusals)} refused; tokens {used}")
-            print(f"SUBMISSION: {path}\n" * bool(path) + f"EXAMPLE_COST: {stats.accumulated_cost}")
+            with contextlib.redirect_stdout(null):
+                exits.close()
+            print(f"image       {TASK_IMAGE}, {digest}\nisolation   no network, audited")
+            print(f"LLM calls   {len(relay.refusals)}, {sum(relay.refusals)} refused, to {MODEL}")
+            print(f"tokens      {used}, in and out\nwall time   {time.monotonic() - BEGUN:.1f} s")
+            submission = f"SUBMISSION: {path}\n" * bool(path)
+            print(f"{submission}EXAMPLE_COST: {stats.accumulated_cost}", flush=True)
     return 0 if path and conversation.state.execution_status.value == "finished" else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # all is closed: Python would take 1.5 s more to free what it imported

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
+import json
 import os
 import re
 import secrets
@@ -101,6 +102,28 @@ def task_image(docker: None) -> str:
     if subprocess.run(["docker", "image", "inspect", TASK_IMAGE], capture_output=True).returncode:
         missing(f"there is no image {TASK_IMAGE}; `bash tests/ground.sh` makes a small one")
     return TASK_IMAGE
+
+
+# What `DockerDevWorkspace` does, but for the coding CLIs.
+BUILD = """import sys; from openhands.agent_server.docker.build import BuildOptions, build
+options = dict(base_image=sys.argv[1], target="source-minimal", push=False)
+print(build(BuildOptions(**options, install_acp_providers=""))[0])"""
+
+
+@pytest.fixture(scope="session")
+def plain_image(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image that the SDK itself builds from the task image, with no seal: the control."""
+    env = os.environ | {"TMPDIR": f"{tmp_path_factory.mktemp('build')}"}
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, task_image],
+        cwd=load_example().sdk_source(),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.split()[-1]
 
 
 @contextlib.contextmanager
@@ -206,6 +229,50 @@ class Cleanroom:
             text=True,
             timeout=timeout,
         )
+
+
+# For the container's Python, run as a root who may trace.
+SEARCH_MEMORY = r"""
+import json, os, re, sys
+patterns, found = json.load(sys.stdin), {}
+
+def search(pid):
+    if int(pid) == os.getpid() or "\nState:\tZ" in open(f"/proc/{pid}/status").read():
+        return
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        name = open(f"/proc/{pid}/comm").read().strip()
+        for line in maps:
+            low, high = (int(end, 16) for end in line.split()[0].split("-"))
+            try:
+                memory.seek(low)
+                data = memory.read(high - low)
+            except (OSError, OverflowError, ValueError):
+                continue
+            for pattern in patterns:
+                for match in set(re.findall(pattern.encode(), data)):
+                    found.setdefault(match.decode(), []).append(name)
+
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        search(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has ended since
+print(json.dumps(found))
+"""
+
+
+def in_memory(container: str, *patterns: str) -> dict[str, list[str]]:
+    """Return what matches in the memory of a container's processes, with their names."""
+    command = ["docker", "exec", "--interactive", "--privileged", "--user=root", container]
+    done = subprocess.run(
+        [*command, "/agent-server/.venv/bin/python", "-Ic", SEARCH_MEMORY],
+        input=json.dumps(patterns),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(done.stdout)
 
 
 @contextlib.contextmanager

@@ -61,6 +61,7 @@ class ScriptedLLM:
         self,
         script: Iterable[Step] = (),
         respond: Callable[[Request], Response | None] | None = None,
+        address: str = "127.0.0.1",
     ):
         self.script = list(script)
         self.respond = respond
@@ -73,6 +74,7 @@ class ScriptedLLM:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # an answer's head and body are two small writes
 
             def handle_one_request(self):
                 try:
@@ -129,7 +131,7 @@ class ScriptedLLM:
                 """Say nothing: a client that goes away is no error here."""
 
         self._connections: list[Any] = []
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server((address, 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def __enter__(self) -> ScriptedLLM:
@@ -152,7 +154,8 @@ class ScriptedLLM:
     @property
     def origin(self) -> str:
         """The address without a path."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        address, port = self._server.server_address[:2]
+        return f"http://{address}:{port}"
 
     def _answer(self, request: Request) -> Response:
         with self._lock:

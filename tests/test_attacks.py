@@ -369,21 +369,10 @@ def ours(cleanroom: Cleanroom, listener: Listener, host_file: Path) -> Iterator[
         yield box
 
 
-def plain_image(sealed: str) -> str:
-    """Return the image that the SDK built and that the sealed one begins with."""
-    names = "{{.Repository}}:{{.Tag}}"
-    found = output_of("docker", "image", "ls", "--format", names, "*/*/agent-server").split()
-    layers = ["docker", "image", "inspect", "--format={{json .RootFS.Layers}}"]
-    whole = json.loads(output_of(*layers, sealed))
-    for name in found:
-        part = json.loads(output_of(*layers, name))
-        if part == whole[: len(part)]:
-            return name
-    raise LookupError(f"none of {found} is what {sealed} was made from")
-
-
 @pytest.fixture(scope="module")
-def plain(cleanroom: Cleanroom, gateway: str, listener: Listener, host_file: Path) -> Iterator[Box]:
+def plain(
+    cleanroom: Cleanroom, plain_image: str, gateway: str, listener: Listener, host_file: Path
+) -> Iterator[Box]:
     """The SDK's container as the SDK starts it, ready for the same attacks."""
     from openhands.workspace import DockerWorkspace
 
@@ -396,8 +385,8 @@ def plain(cleanroom: Cleanroom, gateway: str, listener: Listener, host_file: Pat
         server.socket = socket.create_server((gateway, 0), backlog=128)
         server.server_address = server.socket.getsockname()
         exits.enter_context(llm)
-        image = plain_image(f"{cleanroom.workspace._image_name}")
-        workspace = exits.enter_context(DockerWorkspace(server_image=image, detach_logs=False))
+        fields = {"server_image": plain_image, "detach_logs": False}
+        workspace = exits.enter_context(DockerWorkspace(**fields))
         endpoint = f"{gateway}:{server.server_address[1]}"
         box = Plain(cleanroom.module, workspace, llm, endpoint, key)
         box.settle(key, listener, host_file, exits)

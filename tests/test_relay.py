@@ -839,6 +839,25 @@ def test_a_body_near_the_bound_is_let_through(wired: Wired):
     assert wired.llm.requests[0].body == large
 
 
+def test_calls_that_are_too_large_together_are_refused_until_others_have_ended(wired: Wired):
+    """Else the agent's side could use up this host's memory with bodies that never end."""
+    head = f"POST {CHAT.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY - 1}\r\n\r\n"
+    with contextlib.ExitStack() as exits:
+        for _ in range(8):
+            exits.enter_context(wired.connect()).sendall(head.encode())
+        deadline = time.monotonic() + 5
+        while (answer := wired.ask(CHAT)).status == 200:  # not all of the eight are seen yet
+            assert time.monotonic() < deadline
+        assert answer.status == 403
+    wired.llm.requests.clear()
+    deadline = time.monotonic() + 5
+    while (answer := wired.ask(CHAT)).status == 403:  # not all of the eight are gone yet
+        assert time.monotonic() < deadline
+    assert answer.status == 200
+    while wired.relay.room < wired.module.Relay(io.StringIO()).room:
+        assert time.monotonic() < deadline
+
+
 def test_a_small_body_that_unpacks_to_a_large_one_is_refused(wired: Wired):
     bomb = gzip.compress(json.dumps(CHAT.body | {"user": "x" * (64 << 20)}).encode())
     assert len(bomb) < 1 << 20

@@ -80,6 +80,7 @@ BAD = [
     ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": "gemini/gemini-2.5-pro"}),
     ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": "no-provider"}),
     ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": ""}),
+    *(("TMPDIR", {"TMPDIR": folder}) for folder in ("/" + 80 * "x", "/a:b", "/a%b", "/a b")),
     ("OPENHANDS_SDK_SOURCE", {"OPENHANDS_SDK_SOURCE": "/nowhere"}),
     ("OPENHANDS_SDK_SOURCE", {"OPENHANDS_SDK_SOURCE": f"{Path(__file__).parent}"}),
 ]
@@ -186,7 +187,7 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("tool", ["docker", "git", "uv", "ssh"])
+@pytest.mark.parametrize("tool", ["docker", "git", "ssh"])
 def test_a_missing_tool_is_named_at_once(tool: str, tools: Path, unbuilt: str, run_example: Run):
     for program in tools.glob(f"{tool}*"):
         program.unlink()

@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import EXAMPLE, ROOT, Run, clean_environment, environ
+from conftest import EXAMPLE, ROOT, Run, clean_environment, environ, in_memory
 from pydantic import SecretStr
 from scripted_llm import STYLES as ANSWERS
 from scripted_llm import Request, Response, ScriptedLLM, Step, Usage
@@ -51,30 +51,6 @@ COUNTED = ["prompt_tokens", "completion_tokens", "cache_read_tokens", "cache_wri
 COUNTED += ["reasoning_tokens"]
 MADE_UP = {"id", "created"}
 PRICES = {"input_cost_per_token": 0.003, "output_cost_per_token": 0.005}
-# For the container's Python, run as a root who may trace: prints the placeholders for the key that
-# the agent server holds. No file or environment has them.
-SEARCH_KEYS = r"""
-import os, re
-
-def search(pid):
-    if b"agent_server" not in open(f"/proc/{pid}/cmdline", "rb").read() or int(pid) == os.getpid():
-        return
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
-        for line in maps:
-            low, high = (int(end, 16) for end in line.split()[0].split("-"))
-            try:
-                memory.seek(low)
-                for key in re.findall(rb"placeholder-[0-9a-f]{16,}", memory.read(high - low)):
-                    print(key.decode())
-            except (OSError, OverflowError, ValueError):
-                continue
-
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        search(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        pass  # it has ended since
-"""
 
 
 class Proxy:
@@ -250,23 +226,15 @@ def played(
 
     def call_from_container() -> None:
         (container,) = run.containers()
-        inside = ["docker", "exec", "--interactive", "--user=root"]
+        inside = ["docker", "exec", "--env=LITELLM_LOCAL_MODEL_COST_MAP=True", container]
         python = ["/agent-server/.venv/bin/python", "-Ic"]
-        keys = subprocess.run(
-            [*inside, "--privileged", container, *python, SEARCH_KEYS],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        (placeholder,) = set(keys.stdout.split())
+        (placeholder,) = in_memory(container, "placeholder-[0-9a-f]{32}")
         url = "http://127.0.0.1:4999" + settings["LLM_BASE_URL"].removeprefix(proxy.origin)
         code = ["from __future__ import annotations", "import json", inspect.getsource(stream)]
         code += [f"for chunk in stream({model!r}, {placeholder!r}, {url!r}):"]
         code += ["    print(json.dumps(chunk), flush=True)"]
-        environment = "--env=LITELLM_LOCAL_MODEL_COST_MAP=True"
         with subprocess.Popen(
-            [*inside, environment, container, *python, "\n".join(code)],
+            [*inside, *python, "\n".join(code)],
             stdout=subprocess.PIPE,
             text=True,
         ) as called:
