@@ -25,9 +25,9 @@ as the benchmark's reference harness does, and lays one pipe in its place:
     |         key, policy, ledger   |     (SSH)      |  /workspace/executable 0111  |
     +-------------------------------+                +------------------------------+
 
-Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx, git,
-uv and OpenSSH's client. Without LLM_API_KEY it rehearses with a scripted model, at no cost; the
-other settings are in section 1. The last lines that it prints are
+Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx, git and
+OpenSSH's client. Without LLM_API_KEY it rehearses with a scripted model, at no cost; the other
+settings are in section 1. The last lines that it prints are
 
     SUBMISSION: submissions/abishekvashok__cmatrix.5c082c6/submission.tar.gz
     EXAMPLE_COST: 0.0123
@@ -139,6 +139,7 @@ def run(remedy: str, command: str, *arguments: str | Path, **options: Any) -> st
     except OSError as error:
         fail(f"{error}: {remedy}.")
     if process.returncode:
+        print(words * (len(words) > 500), end="", flush=True)  # the sentence holds but its end
         fail(f"{remedy}; `{command}` says: {' '.join((words or output).split())[-500:]}")
     return output.strip()
 
@@ -180,7 +181,7 @@ DOCKERFILE = "openhands-agent-server/openhands/agent_server/docker/Dockerfile"
 SEAL = f"""
 FROM builder AS bytecode
 RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-hash /agent-server && \
-    cd /agent-server; mkdir /tmp/b; find . -name __pycache__ -exec cp -rt /tmp/b --parents {{}} +
+    mkdir /tmp/b && find . -name __pycache__ -exec cp -rt /tmp/b --parents {{}} +
 FROM source-minimal
 USER root
 COPY --from=bytecode /tmp/b /agent-server
@@ -221,7 +222,7 @@ def cleanroom_image() -> str:
         space = '[ "$1" != "$(uname -n)" ] || [ $(df --output=avail "$0" | tail -n 1) -ge 5242880 ]'
         run(f"free 5 GiB of disk in {root}, or set DOCKER_HOST", "sh -c", space, root, host)
         say(f"Building the agent server onto {TASK_IMAGE}, and sealing it")
-        remedy = "set PROGRAMBENCH_TASK_IMAGE to an image with setpriv and a package manager (apt)"
+        remedy = "PROGRAMBENCH_TASK_IMAGE must have setpriv and a package manager (apt, apk or dnf)"
         # The coding CLIs of INSTALL_ACP_PROVIDERS would add 600 MB that nothing here runs.
         args = f"--build-arg=INSTALL_ACP_PROVIDERS= --build-arg=BASE_IMAGE={TASK_IMAGE} --tag={tag}"
         run(remedy, f"docker buildx build --load --platform=linux/amd64 {args} -f", dockerfile, sdk)
@@ -354,8 +355,7 @@ class Relay:
     async def serving(self, path: Path) -> AsyncGenerator[None]:
         """Answer at a socket in the file system, which only this user can reach."""
         front = web.ServerRunner(web.Server(self.answer, auto_decompress=False), shutdown_timeout=1)
-        timeout = ClientTimeout(None, sock_read=600)
-        async with ClientSession(timeout=timeout, trust_env=True) as self.client:
+        async with ClientSession(timeout=ClientTimeout(sock_read=600), trust_env=True) as self.http:
             await front.setup()
             await web.UnixSite(front, path).start()
             yield
@@ -419,7 +419,7 @@ class Relay:
         headers = {n: sent[n].replace(self.placeholder, API_KEY) for n in keys}
         headers |= {n: sent[n] for n in SENT if sent[n]} | {"content-type": "application/json"}
         url = self.origin + request.raw_path
-        async with self.client.post(url, data=body, headers=headers, allow_redirects=False) as up:
+        async with self.http.post(url, data=body, headers=headers, allow_redirects=False) as up:
             if up.status in range(300, 400):
                 raise PermissionError(f"{self.origin} redirects elsewhere")
             reply.set_status(up.status)
@@ -445,9 +445,7 @@ def rehearse(body: dict[str, Any]) -> dict[str, Any]:
     tool, said = ("finish", "message") if step >= len(SCRIPT) else ("terminal", "command")
     arguments = json.dumps({said: [*SCRIPT, "NOTES.md has what the binary says of itself."][step]})
     call = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
-    # The SDK also asks for a title of the conversation, and gives no tools.
-    message = {"tool_calls": [call]} if "tools" in body else {"content": "A rehearsal"}
-    return {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
+    return {"choices": [{"message": {"role": "assistant", "tool_calls": [call]}}]}
 
 
 # ## 5. The workspace and the submission
@@ -591,6 +589,7 @@ def main() -> int:
         agent = get_default_agent(llm, cli_mode=True)
         conversation = Conversation(agent=agent, workspace=workspace, delete_on_close=False)
         try:
+            conversation.set_title(INSTANCE_ID)  # else the server asks the LLM for one
             conversation.send_message(INSTRUCTION)
             conversation.run(timeout=int(LIMIT))
         except ConversationRunError as error:

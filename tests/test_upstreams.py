@@ -300,7 +300,6 @@ def accounts_without_relay(proxy: Proxy, model: str, folder: Path) -> Accounts:
         with contextlib.closing(conversation):
             conversation.send_message("Look around.")
             conversation.run()
-            conversation.generate_title()  # the agent server has one made, too
             metrics = conversation.conversation_stats.get_combined_metrics()
     assert llm.script == []
     usage = metrics.accumulated_token_usage
@@ -333,7 +332,7 @@ def test_upstreams_check_costs_what_it_costs_without_the_relay(
 def test_an_agent_finishes_its_task_through_a_litellm_proxy(played: Streamed):
     assert played.done.returncode == 0, played.done.stderr
     called = [call.path for call in played.requests if call.method == "POST"]
-    assert called == [STYLES[played.model]] * (len(SCRIPT) + 2)  # and the finish, and a title
+    assert called == [STYLES[played.model]] * (len(SCRIPT) + 1)  # and the finish
 
 
 def test_the_litellm_proxy_is_spoken_to_in_the_style_of_the_model(played: Streamed):
