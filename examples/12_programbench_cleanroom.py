@@ -263,13 +263,15 @@ sed -i 's/^root:!/root:*!/' /etc/shadow; exec /usr/sbin/sshd -i -f /dev/null -h 
     -oUsePAM=no -oAuthorizedKeysCommandUser=nobody -o"AuthorizedKeysCommand=/bin/echo $0" """
 # When the disk is full, the server hangs: better it ends.
 # The agent server runs as the benchmark's user, `agent`, who owns nothing in /agent-server, with
-# the image's environment and, from this host, the key to its door.
+# the image's environment and, from this host, the key to its door. Looking for garbage less often
+# than Python does saves a quarter of its start.
 SERVER = f"""touch /run/pipe; cd /; read -r OH_SESSION_API_KEYS_0; export OH_SESSION_API_KEYS_0
 exec 2>/dev/null 3<&0; (cat <&3; sleep 10; kill 1) >/dev/null &
 (timeout 120 bash -c 'until : </dev/tcp/127.0.0.1/{SERVER_PORT}; do sleep .05; done'; echo) &
 (while [ $(stat -fc %a ~agent) -gt 999 ]; do sleep 3; done; kill $PPID) &
 xargs -0 sh -c 'exec env "$@" setpriv --reuid=agent --regid=agent --init-groups \
-    --no-new-privs --inh-caps=-all --bounding-set=-all {AGENT_PYTHON} -m openhands.agent_server \
+    --no-new-privs --inh-caps=-all --bounding-set=-all {AGENT_PYTHON} -c "import gc; \
+    gc.set_threshold(50_000); from openhands.agent_server.__main__ import main; main()" \
     --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1 3<&-; kill $PPID"""
 
 
@@ -549,8 +551,7 @@ AUDIT = {
     "no way to root": f"grep NoNew.*1 /proc/self/status && ! [ -w {AGENT_PYTHON} ]",
     "no setuid shell": "! find / -xdev -perm -4000 -exec grep -q OPTIND {} \\; -print | grep .",
     "no key": "! env | grep -iE 'api_?key|token'",
-    "an executable that can be run": "[ -x executable ]",
-    "an executable that belongs to root": "[ $(stat -c %u executable) = 0 ]",
+    "a binary of root's that can be run": "[ -x executable ] && [ $(stat -c %u executable) = 0 ]",
     "no way to read the executable": "! (cat executable || chmod u+r executable)",
     "no way to link to the executable": "! ln executable linked",
     "no way to trace the executable": "sleep 1 | ./executable & sleep .2; ! cat /proc/$!/maps",
@@ -580,7 +581,7 @@ def main() -> int:
         portal = exits.enter_context(start_blocking_portal())
         exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
         digest = run("start Docker", "docker image inspect --format={{.Id}}", TASK_IMAGE)
-        say("Starting the container")
+        say("Starting the container, where the agent's own shell tries what must not work")
         with contextlib.redirect_stdout(null):  # the SDK's echoes of Docker
             workspace = CleanroomWorkspace(target="source-minimal", scratch=scratch, exits=exits)
         audit(workspace)

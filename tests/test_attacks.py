@@ -448,7 +448,7 @@ def test_the_audit_objects_to_a_shell_with_roots_rights_and_a_key(
 # What each does to the sealed image, and what the audit must call it.
 DOCTORED = {
     "readable": ("chmod 0555 /workspace/executable", "read"),
-    "of the agent's": ("chown agent /workspace/executable", "belongs"),
+    "of the agent's": ("chown agent /workspace/executable", "of root's"),
     "setuid shell": ("cp /bin/bash /usr/bin/rootsh; chmod 4755 /usr/bin/rootsh", "setuid"),
     "missing": ("rm -f /workspace/executable", "can be run"),
 }

@@ -260,7 +260,7 @@ serve(socket.create_server(("127.0.0.1", int(sys.argv[1].partition("=")[2])), ba
 def example() -> Any:
     """The example; only that its pipe runs a server of ours in place of the agent server."""
     module = load_example()
-    module.SERVER = module.SERVER.replace("-m openhands.agent_server", "/tmp/server.py")
+    module.SERVER = re.sub('-c "import .*main[(][)]"', "/tmp/server.py", module.SERVER)
     assert "/tmp/server.py" in module.SERVER
     return module
 

@@ -14,6 +14,7 @@ import tarfile
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -248,6 +249,33 @@ def test_the_cost_is_what_litellm_computes_from_the_usage(played: PlayedByLLM):
     )
     assert expected > 0
     assert last_lines(played.done.stdout)[1] == pytest.approx(expected)
+
+
+def test_only_the_agent_calls_the_llm(played: PlayedByLLM):
+    assert all(call.body["tools"] for call in played.llm.requests)  # and nobody for a title
+
+
+def test_a_run_ends_with_a_summary_for_a_report(played: PlayedByLLM):
+    path, _ = last_lines(played.done.stdout)
+    digest = output_of("docker", "image", "inspect", "--format={{.Id}}", played.image).strip()
+    usages = played.llm.usages
+    tokens = sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages)
+    files = f"{len(members_of(played.run))} entries, {Path(path).stat().st_size:,} bytes"
+    expected = f"""
+submission  {files}: ['.git', 'NOTES.md', 'README.md', 'docs', 'src']
+image       {played.image}, {digest}
+isolation   no network, audited
+LLM calls   {len(played.llm.requests)}, 0 refused, to {played.model}
+tokens      {tokens}, in and out
+wall time   """
+    assert expected in played.done.stdout
+    wall_time = played.done.stdout.rpartition(expected)[2].split()[0]
+    assert 1 < float(wall_time) < 1000
+
+
+def test_what_a_pipe_gets_has_no_codes_for_a_terminal(played: PlayedByLLM):
+    assert "\x1b" not in played.done.stdout + played.done.stderr
+    assert "\r" not in played.done.stdout + played.done.stderr
 
 
 def test_the_key_is_not_in_how_the_container_was_made(played: PlayedByLLM):

@@ -236,7 +236,9 @@ def test_an_image_of_another_platform_is_told_at_once(task_image: str, run_examp
 
 def test_an_image_without_a_package_manager_is_told(task_image: str, run_example: Run):
     with image_built(f"FROM {TASK_IMAGE}\nUSER root\nRUN rm -f /usr/bin/apt-get\n") as image:
-        line = one_line(run_example(PROGRAMBENCH_TASK_IMAGE=image))
+        done = run_example(PROGRAMBENCH_TASK_IMAGE=image)
+    line = one_line(done)
+    assert "no known package manager found" in done.stdout  # the whole log, on failure
     assert "PROGRAMBENCH_TASK_IMAGE" in line
     assert "package manager" in line
     assert "apt" in line
