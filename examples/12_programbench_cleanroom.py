@@ -38,16 +38,12 @@ loads into the running binary with LD_PRELOAD sees the binary's memory, as in th
 
 # The SDK leaves some types out.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-from __future__ import annotations
-
 import contextlib
 import json
 import os
 import re
 import secrets
-import shlex
 import signal
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -55,6 +51,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import IO, Annotated, Any, Literal, NoReturn
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
@@ -86,7 +83,7 @@ def setting(name: str, default: str = "", pattern: str = ".*", remedy: str = "")
 CMATRIX = "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6"
 IMAGE = r"(\w[\w.:-]*/)?([a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*(:[\w.-]+)?(@sha256:\w{64})?"
 TASK_IMAGE = setting("PROGRAMBENCH_TASK_IMAGE", CMATRIX, IMAGE, "set it to an image's name.")
-# ProgramBench calls the image of the task <owner>__<repo>.<sha> <owner>_1776_<repo>.<sha>.
+# The image of the instance <owner>__<repo>.<sha> is called <owner>_1776_<repo>.<sha>.
 INSTANCE_ID = re.sub(r"^(.*/)?|[:@].*", "", TASK_IMAGE).replace("_1776_", "__")
 # `programbench eval` looks for a run's submissions in folders that bear their instance ids.
 FOLDER = Path(setting("PROGRAMBENCH_OUTPUT_DIR", "submissions")) / INSTANCE_ID
@@ -94,8 +91,10 @@ CHARACTERISE = """Characterise /workspace/executable, which you can run but not 
 /workspace/NOTES.md all that a rebuild must get right. The docs are there too, a network is not."""
 INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
 LIMIT = setting("PROGRAMBENCH_TIME_LIMIT", "3600", r"[1-9]\d{0,5}", "set it to whole seconds.")
-API_KEY = setting("LLM_API_KEY", secrets.token_hex(), ".+", "unset it to rehearse without an LLM.")
-setting("TMPDIR", "/tmp", r"[^:%\s]{,80}", "set it to a short path, without : or % or spaces.")
+# Read from a secret's file, the key may end in a newline.
+API_KEY = setting("LLM_API_KEY", secrets.token_hex(), r"\s*\S.*", "unset it to rehearse.").strip()
+# The pipe's sockets are in there: their paths must be short, and ssh has its own use for : and %.
+setting("TMPDIR", tempfile.gettempdir(), r"/[^:%\s]{,79}", "set it to a short, plain path.")
 REHEARSAL = not {"LLM_API_KEY", "LLM_BASE_URL"} & os.environ.keys()
 MODEL = "openai/rehearsal" if REHEARSAL else setting("LLM_MODEL", "anthropic/claude-sonnet-4-5")
 PROVIDER, _, MODEL_NAME = MODEL.partition("/")
@@ -104,15 +103,15 @@ URL = r"https?://[\w.:\[\]-]+(/[\w./~-]*)?"
 BASE_URL = setting("LLM_BASE_URL", ORIGINS.get(PROVIDER, ""), URL, f"set it to {MODEL}'s API.")
 SDK_VERSION, SDK_SOURCE = version("openhands-sdk"), setting("OPENHANDS_SDK_SOURCE")
 
-# What may end a run from outside; the pipe's own end raises SIGURG, which no one else does here.
-ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
+# What may end a run from outside; SIGURG says that the pipe has ended (nothing else here sends it).
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
 
 
 def stop(number: int, _: object) -> NoReturn:
     """End the work at the first signal, so that it is saved; a second one ends the script."""
-    for end in ENDS:
-        signal.signal(end, signal.SIG_DFL)
-    gone = "the agent server, its container or the pipe has ended" * (number == signal.SIGURG)
+    for each in STOPS:
+        signal.signal(each, signal.SIG_DFL)
+    gone = "the server, its container or the pipe has ended" if number == signal.SIGURG else ""
     print(f"\nThe run ended early: {gone or signal.Signals(number).name}.", file=sys.stderr)
     raise SystemExit(1 if gone else 128 + number)
 
@@ -127,10 +126,10 @@ def say(step: str) -> None:
 
 def run(remedy: str, command: str, *arguments: str | Path, **options: Any) -> str:
     """Return what a command prints; if it fails, end with the remedy and its own words."""
-    # In a process group of its own, so that nothing of it outlives the script.
-    options |= {"stdout": -1, "stderr": -1, "text": True, "process_group": 0}
+    # In a process group of its own, so that all of it can be ended with the script.
+    options |= {"stdout": PIPE, "stderr": PIPE, "text": True, "process_group": 0}
     try:
-        with subprocess.Popen([*command.split(), *arguments], **options) as process:
+        with Popen([*command.split(), *arguments], **options) as process:
             try:
                 output, words = process.communicate()
             except BaseException:
@@ -139,7 +138,8 @@ def run(remedy: str, command: str, *arguments: str | Path, **options: Any) -> st
     except OSError as error:
         fail(f"{error}: {remedy}.")
     if process.returncode:
-        print(words * (len(words) > 500), end="", flush=True)  # the sentence holds but its end
+        # The sentence has no more than the end of them.
+        print(words if len(words) > 500 else "", end="", flush=True)
         fail(f"{remedy}; `{command}` says: {' '.join((words or output).split())[-500:]}")
     return output.strip()
 
@@ -150,7 +150,7 @@ def run(remedy: str, command: str, *arguments: str | Path, **options: Any) -> st
 # source, which nobody has who installed it with pip.
 
 SDK = "https://github.com/OpenHands/software-agent-sdk.git"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "openhands"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "openhands"
 
 
 def sdk_source() -> Path:
@@ -185,20 +185,20 @@ RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-has
 FROM source-minimal
 USER root
 COPY --from=bytecode /tmp/b /agent-server
-RUN (apt-get update && apt-get install -y --no-install-recommends openssh-server && rm -rf \
-    /var/lib/apt/lists/* /var/cache/apt/*) || apk add openssh || dnf install -y openssh-server
-RUN --mount=from={TASK_IMAGE},target=/task set -e; setpriv --version; cd /workspace; \
+RUN --mount=from={TASK_IMAGE},target=/task set -e; setpriv --version; apt-get update; apt-get \
+    install -y --no-install-recommends openssh-server; rm -rf /var/lib/apt/lists/*; cd /workspace; \
     id agent || useradd -ms /bin/bash agent; rmdir --ignore-fail-on-non-empty project; \
     chown -R agent: .; rm -f executable; T=/task/workspace/executable; [ ! -e $T ] || cp -a $T .
 ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OH_PRELOAD_TOOLS=false \
     OH_CONVERSATIONS_PATH=/home/agent/conversations OH_BASH_EVENTS_DIR=/home/agent/bash_events
 ENTRYPOINT ["tini", "--", "sh", "-c", "sleep 15; [ -e /run/pipe ] && exec sleep infinity"]
 """
+# The checkout's commit, and what was changed since in the files that git knows.
 STATE = "commit=$(git rev-parse HEAD) && echo $commit-$(git diff HEAD | git hash-object --stdin)"
 
 
 def cleanroom_image() -> str:
-    """Return the tag of the sealed image: a digest of all that goes in, so never stale."""
+    """Return the tag of the sealed image, a digest of all that goes in; build it if need be."""
     engine = "install Docker and start it, or set DOCKER_HOST to an engine that lets you in"
     remedy = f"set PROGRAMBENCH_TASK_IMAGE, now {TASK_IMAGE}, to a linux/amd64 image that is there"
     if not run(engine, "docker image ls --quiet", TASK_IMAGE):
@@ -215,35 +215,37 @@ def cleanroom_image() -> str:
         label = f"LABEL task={task} sdk=" + run(remedy, "sh -c", STATE, cwd=sdk)
         dockerfile.write_text((sdk / DOCKERFILE).read_text() + SEAL + label)
         tag = "programbench-cleanroom:" + run(remedy, "git hash-object", dockerfile)
-        if run(remedy, "docker image ls --quiet", tag):
+        if run(engine, "docker image ls --quiet", tag):
             return tag
         run("install Docker's buildx plugin", "docker buildx version")
-        root, host = run(remedy, "docker info --format={{.DockerRootDir}}|{{.Name}}").split("|")
+        root, host = run(engine, "docker info --format={{.DockerRootDir}}|{{.Name}}").split("|")
         space = '[ "$1" != "$(uname -n)" ] || [ $(df --output=avail "$0" | tail -n 1) -ge 5242880 ]'
         run(f"free 5 GiB of disk in {root}, or set DOCKER_HOST", "sh -c", space, root, host)
         say(f"Building the agent server onto {TASK_IMAGE}, and sealing it")
-        remedy = "PROGRAMBENCH_TASK_IMAGE must have setpriv and a package manager (apt, apk or dnf)"
+        remedy = "PROGRAMBENCH_TASK_IMAGE must have setpriv and the package manager apt"
         # The coding CLIs of INSTALL_ACP_PROVIDERS would add 600 MB that nothing here runs.
         args = f"--build-arg=INSTALL_ACP_PROVIDERS= --build-arg=BASE_IMAGE={TASK_IMAGE} --tag={tag}"
         run(remedy, f"docker buildx build --load --platform=linux/amd64 {args} -f", dockerfile, sdk)
     return tag
 
 
+# All that can be wrong is found, and the image built, before the SDK's import, which takes seconds.
 if __name__ == "__main__":
-    for end in ENDS:
-        signal.signal(end, stop)
+    for number in STOPS:
+        signal.signal(number, stop)
     say(f"{INSTANCE_ID}: " + ("a rehearsal, as there is no LLM_API_KEY" if REHEARSAL else MODEL))
     if SDK_SOURCE:
         sdk_source()
-    writable = 'mkdir -p "$0" && rm "$(mktemp -p "$0")"'
-    run("set PROGRAMBENCH_OUTPUT_DIR to a folder that can be written", "sh -c", writable, FOLDER)
+    check = 'for d in "$0" "$1"; do mkdir -p "$d" && rm "$(mktemp -p "$d")" || exit; done'
+    run("make PROGRAMBENCH_OUTPUT_DIR and XDG_CACHE_HOME writable", "sh -c", check, FOLDER, CACHE)
     run("install OpenSSH's client", "ssh -V")
     cleanroom_image()
 
 # LiteLLM would fetch a price list, with retries; the one that it ships with will do. And an agent
-# that puts itself in its server's place must not redirect the SDK's event socket elsewhere.
+# that puts itself in its server's place must not redirect the SDK's event socket elsewhere: one
+# attempt is no redirect.
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
-os.environ |= {"LOG_LEVEL": "ERROR"} | os.environ | {"WEBSOCKETS_MAX_REDIRECTS": "1"}
+os.environ |= {"WEBSOCKETS_MAX_REDIRECTS": "1", "LOG_LEVEL": os.getenv("LOG_LEVEL", "ERROR")}
 
 from openhands.sdk import LLM, Conversation  # noqa: E402
 from openhands.sdk.conversation.exceptions import ConversationRunError  # noqa: E402
@@ -258,13 +260,14 @@ from openhands.workspace import DockerDevWorkspace  # noqa: E402
 # When the host's end goes away, however it dies, the container stops; if it was just the pipe
 # that broke, there is time to save the work.
 
-CONTAINER_END = """mkdir -p /run/sshd; ssh-keygen -qt ed25519 -N '' -f /run/key
+CONTAINER_END = """mkdir -p /run/sshd; rm -f /run/key; ssh-keygen -qt ed25519 -N '' -f /run/key
 sed -i 's/^root:!/root:*!/' /etc/shadow; exec /usr/sbin/sshd -i -f /dev/null -h /run/key \
     -oUsePAM=no -oAuthorizedKeysCommandUser=nobody -o"AuthorizedKeysCommand=/bin/echo $0" """
-# When the disk is full, the server hangs: better it ends.
-# The agent server runs as the benchmark's user, `agent`, who owns nothing in /agent-server, with
-# the image's environment and, from this host, the key to its door. Looking for garbage less often
-# than Python does saves a quarter of its start.
+# The session's command, line by line: say that the pipe is laid, and read the key to the agent
+# server's door; when the host's end has gone, wait 10 s, for it may still save the work, and stop
+# the container; say when the server listens; end it when its disk is full, since it would hang; run
+# it as the benchmark's user, `agent`, who owns nothing in /agent-server. Looking for garbage less
+# often than Python does saves a quarter of its start.
 SERVER = f"""touch /run/pipe; cd /; read -r OH_SESSION_API_KEYS_0; export OH_SESSION_API_KEYS_0
 exec 2>/dev/null 3<&0; (cat <&3; sleep 10; kill 1) >/dev/null &
 (timeout 120 bash -c 'until : </dev/tcp/127.0.0.1/{SERVER_PORT}; do sleep .05; done'; echo) &
@@ -275,19 +278,25 @@ xargs -0 sh -c 'exec env "$@" setpriv --reuid=agent --regid=agent --init-groups 
     --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1 3<&-; kill $PPID"""
 
 
-def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> subprocess.Popen[str]:
-    """Lay the pipe, from `port` here and to `scratch`/relay; it runs the agent server."""
-    run("install OpenSSH", "ssh-keygen -qt ed25519 -C cleanroom -N", "", f"-f{scratch}/key")
-    end = f"docker exec -i --user=root {container} sh -c".split()
-    proxy = shlex.join((*end, CONTAINER_END, (scratch / "key.pub").read_text().strip()))
+def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> Popen[str]:
+    """Lay the pipe and start the agent server; returns once it listens, or after 120 s.
+
+    The pipe leads from `port` on this host's loopback to the server, and from LLM_PORT in the
+    container to the socket `scratch`/relay; `key` is for the server's door. Should the pipe end,
+    now or later, SIGURG comes.
+    """
+    proxy = f'-oProxyCommand=docker exec -iu0 {container} sh -c "$END" "$(cat {scratch}/key.pub)"'
     ssh = f"""ssh -F/dev/null -oBatchMode=yes -oIdentitiesOnly=yes -oStrictHostKeyChecking=no -lroot
         -oUserKnownHostsFile=/dev/null -oExitOnForwardFailure=yes -oLogLevel=ERROR -i{scratch}/key
+        -oPermitLocalCommand=yes -oLocalCommand=>{scratch}/laid
         -L127.0.0.1:{port}:127.0.0.1:{SERVER_PORT} -R127.0.0.1:{LLM_PORT}:{scratch}/relay box"""
     # In a session of its own: Ctrl-C in a terminal must not cut it before the work is saved.
     # An agent that opens connections without end must not use up what this script may open.
-    work = 'ulimit -n 400; SHELL=/bin/sh "$@"; rm -rf "$0"; kill -URG $PPID'
-    shell = ["sh", "-c", work, f"{scratch}", *ssh.split(), f"-oProxyCommand={proxy}", SERVER]
-    pipe = subprocess.Popen(shell, stdin=-1, stdout=-1, text=True, start_new_session=True)
+    # A busy engine now and then fails to `exec` in a container that it has just started.
+    work = """ulimit -n 400; export SHELL=/bin/sh END="$1"; shift; ssh-keygen -qN "" -f "$0/key"
+    for s in 0 1 3; do [ -e "$0/laid" ] || { sleep $s; "$@"; }; done; rm -r "$0"; kill -URG $PPID"""
+    shell = ["sh", "-c", work, scratch, CONTAINER_END, *ssh.split(), proxy, SERVER]
+    pipe = Popen(shell, stdin=PIPE, stdout=PIPE, text=True, start_new_session=True)
     print(key, file=pipe.stdin, flush=True)
     return pipe if pipe.stdout and pipe.stdout.readline() else fail("there is no agent server", 1)
 
@@ -297,44 +306,52 @@ def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> subp
 # Whatever reaches the relay may come from the agent's own shell. It passes LLM calls on to one
 # origin, with the real key in place of a placeholder that is worthless elsewhere, and refuses
 # what would make the *provider* reach the internet: tools that run there are withheld, and
-# media must be inline (the rule of Inspect's sandbox agent bridge). A request holds what is
-# listed here and nothing else; to let more through, list it.
+# media must be inline (the rule of Inspect's sandbox agent bridge). A call, a message and a part
+# of one hold what is listed here and nothing else; to let more through, list it.
 
 ENDPOINTS = {"anthropic": ["/v1/messages"]}.get(PROVIDER, ["/chat/completions", "/responses"])
-FIELDS = """model messages input system instructions tools tool_choice parallel_tool_calls stream
-    stream_options store include metadata temperature top_p top_k seed stop stop_sequences text
-    max_tokens max_completion_tokens max_output_tokens thinking reasoning reasoning_effort verbosity
-    response_format output_config cache_control prompt_cache_key prompt_cache_retention user
-    safety_identifier type function name description parameters input_schema strict""".split()
+FIELDS = """(?x)^(model|messages|input(_schema)?|system|instructions|text|thinking|id|tools|store
+    |reasoning(_effort|_content)?|tool_choice|(parallel_)?tool_calls|stream(_options)?|include|role
+    |metadata|seed|temperature|top_[pk]|max_(completion_|output_)?tokens|stop(_sequences)?|verbosity
+    |response_format|output_config|cache_control|prompt_cache_(key|retention)|user|type|name|strict
+    |safety_identifier|description|parameters|(tool_)?call_id|tool_use_id|status|is_error|arguments
+    |function(_call)?|data|detail|title|refusal|summary|encrypted_content|signature|annotations)$"""
+KINDS = """(?x)^(system|developer|user|assistant|message|refusal|document|reasoning
+    |(redacted_)?thinking|((in|out)put_)?(text|image(_url)?)|tool(_use|_result)?
+    |(function|custom_tool)_call(_output)?)$"""
+# Headers of a request that hold the key, or are passed on as they are, and those of an answer. The
+# SDK takes the cost of a call from what a LiteLLM proxy says of it.
 KEYS, SENT = {"authorization", "x-api-key", "api-key"}, {"anthropic-version", "anthropic-beta"}
-# The SDK takes the cost of a call from what a LiteLLM proxy says of it.
 RETURNED = r"content-type|retry-after(-ms)?|(x-)?request-id|x-litellm-response-cost"
-KIND = """(?x)^(system|developer|user|assistant|tool|message|text|input_text|output_text|refusal
-    |image|image_url|input_image|document|reasoning|thinking|redacted_thinking|tool_use|tool_result
-    |function_call|function_call_output|custom_tool_call|custom_tool_call_output)$"""
 # What stands in an `image_url`: the image itself, or its detail.
 Inline = Annotated[str, Field(pattern="^(data:|(auto|low|high)$)")]
 
 
-class Block(BaseModel):
+class Listed(BaseModel, extra="allow"):
+    """What has no fields but listed ones; below, those of them that could reach out."""
+
+    __pydantic_extra__: dict[Annotated[str, Field(pattern=FIELDS)], Any]  # pyright: ignore
+
+
+class Block(Listed):
     """A message or a part of one, in any of the three API styles; its type or else its role."""
 
-    kind: str = Field(validation_alias=AliasChoices("type", "role"), pattern=KIND)
-    content: str | list[Block] | None = None
-    output: str | list[Block] | None = None
+    kind: str = Field(validation_alias=AliasChoices("type", "role"), pattern=KINDS)
+    content: "str | list[Block] | None" = None
+    output: "str | list[Block] | None" = None
+    thinking_blocks: "list[Block] | None" = None
     image_url: Inline | dict[str, Inline] | None = None
     source: dict[Literal["type", "media_type", "data"], str] | None = None
-    file_id: None = None
 
 
-class Tool(BaseModel):
+class Tool(Listed):
     """A tool that the agent itself runs; Anthropic leaves out the type of those."""
 
     type: Literal["function", "custom"] = "custom"
 
 
-class Call(BaseModel):
-    """What could reach out in the body of an LLM call."""
+class Call(Listed):
+    """The body of an LLM call."""
 
     model: Annotated[str, Field(pattern=f"^({re.escape(MODEL)}|{re.escape(MODEL_NAME)})$")]
     messages: list[Block] = []
@@ -345,7 +362,11 @@ class Call(BaseModel):
 
 
 class Relay:
-    """Forwards one run's LLM calls; knows the real key and keeps the ledger."""
+    """Forwards one run's LLM calls; knows the real key and keeps the ledger.
+
+    `refusals` has for each call whether it was refused, `last` says how the last one went, and
+    `room` is how many bytes the bodies of all calls under way may still have.
+    """
 
     def __init__(self, ledger: IO[str]):
         self.ledger, self.refusals, self.last, self.room = ledger, list[bool](), "none", 256 << 20
@@ -371,11 +392,8 @@ class Relay:
         self.room -= size
         try:
             entry["model"], body = await self.admit(request)
-            if REHEARSAL:
-                reply = web.json_response(rehearse(json.loads(body)))
-            else:
-                await self.forward(request, body, reply)
-        except (ClientError, OSError) as error:
+            reply = rehearse(body) if REHEARSAL else await self.forward(request, body, reply)
+        except (ClientError, OSError, ValueError) as error:
             code = 403 if isinstance(error, PermissionError) else 502
             entry["refused" if code == 403 else "failed"] = f"{type(error).__name__}: {error}"
             if reply.prepared and request.transport:
@@ -393,8 +411,8 @@ class Relay:
     async def admit(self, request: web.BaseRequest) -> tuple[str, str]:
         """Return the model and the body, written anew, of a call that the policy lets through.
 
-        Raises PermissionError for any other. A body that is read takes many times its size, so
-        that none is kept so: an agent must not use up the memory of this script.
+        Raises PermissionError for any other. A parsed body takes many times its size in memory,
+        so only its text is returned: an agent must not use up this host's memory.
         """
         paths = [self.path + endpoint for endpoint in ENDPOINTS]
         if request.method != "POST" or request.raw_path not in paths:
@@ -405,15 +423,12 @@ class Relay:
             body: dict[str, Any] = json.loads(await request.content.read())
             Call.model_validate(body)
         except (ValueError, RecursionError) as error:
-            # Where and why, but not what: the ledger holds nothing of a body.
-            raise PermissionError(" ".join(str(error).split("[type=")[0].split())) from None
-        names = {*body, *(name for tool in body.get("tools", ()) for name in tool)}
-        if unlisted := sorted(names - {*FIELDS}):
-            raise PermissionError(f"{', '.join(unlisted)}: not let through")
+            # Where, but not what: the ledger holds no value of a body, and little of its names.
+            raise PermissionError(re.sub("\n  .*|\n", " ", f"{error}")[:500]) from None
         return body["model"], json.dumps(body)
 
     async def forward(self, request: web.BaseRequest, body: str, reply: web.StreamResponse):
-        """Send what was checked, and pass the answer on as it comes."""
+        """Send what was checked, and pass the answer on as it comes; returns `reply`."""
         sent = {name: request.headers.get(name, "") for name in KEYS | SENT}
         keys = {n for n in KEYS if sent[n].removeprefix("Bearer ") == self.placeholder}
         if not keys:
@@ -428,26 +443,29 @@ class Relay:
             returned = {n: v for n, v in up.headers.items() if re.fullmatch(RETURNED, n.lower())}
             reply.headers.update({n: v.replace(API_KEY, "") for n, v in returned.items()})
             await reply.prepare(request)
-            # No answer gives the key away: an end that could be its beginning waits for more.
-            key, held = API_KEY.encode(), b""
+            # No answer gives the key away: an end that could be its beginning waits for more. What
+            # is too short to be a secret is a local server's dummy, and may well be in an answer.
+            key, held = (API_KEY if len(API_KEY) > 15 else self.placeholder).encode(), b""
             async for chunk in up.content.iter_any():
                 held = (held + chunk).replace(key, self.placeholder.encode())
                 cut = len(held) - next(n for n in range(len(key))[::-1] if held.endswith(key[:n]))
                 await reply.write(held[:cut])
                 held = held[cut:]
             await reply.write_eof(held)
+            return reply
 
 
 SCRIPT = ["ls -la; head -n 30 README*", "./executable --help", "./executable --help >NOTES.md 2>&1"]
 
 
-def rehearse(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the scripted model's next answer: look around, run, note, finish."""
-    step = sum("tool_calls" in said for said in body["messages"])
-    tool, said = ("finish", "message") if step >= len(SCRIPT) else ("terminal", "command")
-    arguments = json.dumps({said: [*SCRIPT, "NOTES.md has what the binary says of itself."][step]})
+def rehearse(body: str) -> web.Response:
+    """Answer as the scripted model, with one tool call: look around, run, note, finish."""
+    step = sum("tool_calls" in message for message in json.loads(body)["messages"])
+    tool, name = ("finish", "message") if step >= len(SCRIPT) else ("terminal", "command")
+    arguments = json.dumps({name: [*SCRIPT, "NOTES.md has what the binary says of itself."][step]})
     call = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
-    return {"choices": [{"message": {"role": "assistant", "tool_calls": [call]}}]}
+    said = {"role": "assistant", "tool_calls": [call]}
+    return web.json_response({"choices": [{"message": said}]})
 
 
 # ## 5. The workspace and the submission
@@ -462,7 +480,7 @@ def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
     """Yield the members of /workspace that are the agent's to submit.
 
     What only root can read is not: that is the reference binary, under whatever name, since
-    the agent can move it but not copy it. Nor are links to it, devices, and ways out.
+    the agent can move it but not copy it. Nor are hard links to it, devices, and ways out.
     """
     left_out = set[str]()
     for member in files:
@@ -484,25 +502,25 @@ def fresh(path: Path) -> Path:
     return path
 
 
-class CleanroomWorkspace(DockerDevWorkspace):
+class Cleanroom(DockerDevWorkspace):
     """A `DockerDevWorkspace` without a network: the pipe is the only way in or out."""
 
     base_image: str | None = TASK_IMAGE
     network: str | None = "none"
-    forward_env: list[str] = Field(default=[])
+    forward_env: list[str] = Field(default=[])  # else all see the key in `docker inspect`
     detach_logs: bool = False
     scratch: Path
-    exits: Any = Field(exclude=True)
+    exits: Any = Field(exclude=True)  # what to undo in the end, even if a step below fails
 
     def get_image(self) -> str:
         """Return the sealed image, built if need be."""
         return cleanroom_image()
 
     def _wait_for_health(self, *, timeout: float) -> None:
-        """Lay the pipe, then wait for the agent server, at most `timeout` seconds."""
+        """Lay the pipe, then wait for the agent server to be ready, at most `timeout` seconds."""
         self.exits.callback(self.cleanup)
         pipe = open_pipe(f"{self._container_id}", self.host_port, self.scratch, f"{self.api_key}")
-        # It may have ended, but `pipe` is kept and never waited for, so that its id stays its own.
+        # Never waited for, it stays a zombie when it has ended, so that its id stays its own.
         self.exits.callback(lambda: os.killpg(pipe.pid, signal.SIGTERM))
         super()._wait_for_health(timeout=timeout)
 
@@ -521,13 +539,14 @@ class CleanroomWorkspace(DockerDevWorkspace):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             with (
                 contextlib.suppress(tarfile.ReadError),  # then the engine's status tells
-                subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as handed,
+                Popen(command, stdout=PIPE, process_group=0) as handed,
                 tarfile.open(fileobj=handed.stdout, mode="r|") as files,
                 tarfile.open(f"{scratch}/part", "w:gz", compresslevel=6) as archive,
             ):
                 for member in submittable(files):
                     archive.addfile(member, files.extractfile(member) if member.isreg() else None)
             if handed.returncode:
+                # (None is what `print` returns.)
                 return print("error: the engine does not hand over the work", file=sys.stderr)
             path = Path(scratch, "part").rename(fresh(folder / "submission.tar.gz"))
         with tarfile.open(path) as archive:
@@ -546,7 +565,7 @@ class CleanroomWorkspace(DockerDevWorkspace):
 # Before the first token is spent, the agent's own shell tries what must not work.
 
 AUDIT = {
-    "no interface but loopback": "[ $(ls /sys/class/net) = lo ] && ! grep -v Iface /proc/net/route",
+    "nothing up but loopback": "cd /sys/class/net; [ $(grep -l '[13579bdf]$' */flags) = lo/flags ]",
     "not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
     "no way to root": f"grep NoNew.*1 /proc/self/status && ! [ -w {AGENT_PYTHON} ]",
     "no setuid shell": "! find / -xdev -perm -4000 -exec grep -q OPTIND {} \\; -print | grep .",
@@ -558,7 +577,7 @@ AUDIT = {
 }
 
 
-def audit(workspace: CleanroomWorkspace) -> None:
+def audit(workspace: Cleanroom) -> None:
     """Let the agent's shell try; ends the script, with status 3, unless everything holds."""
     ask = "; ".join(f"({t}) >/dev/null 2>&1 && echo yes || echo NO" for t in AUDIT.values())
     answers = workspace.execute_command(ask, cwd="/workspace").stdout.split()
@@ -582,8 +601,11 @@ def main() -> int:
         exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
         digest = run("start Docker", "docker image inspect --format={{.Id}}", TASK_IMAGE)
         say("Starting the container, where the agent's own shell tries what must not work")
-        with contextlib.redirect_stdout(null):  # the SDK's echoes of Docker
-            workspace = CleanroomWorkspace(target="source-minimal", scratch=scratch, exits=exits)
+        try:
+            with contextlib.redirect_stdout(null):  # the SDK's echoes of Docker
+                workspace = Cleanroom(target="source-minimal", scratch=scratch, exits=exits)
+        except RuntimeError as error:
+            fail(" ".join(f"{error}".split()))
         audit(workspace)
         base_url = f"http://127.0.0.1:{LLM_PORT}{relay.path}"
         llm = LLM(usage_id="agent", model=MODEL, api_key=relay.placeholder, base_url=base_url)
@@ -596,23 +618,24 @@ def main() -> int:
         except ConversationRunError as error:
             print(f"The run ended early: {error} Last LLM call: {relay.last}", file=sys.stderr)
         finally:
-            # What comes first after this does not interrupt the saving.
-            for end in [end for end in ENDS if signal.getsignal(end) is stop]:
-                signal.signal(end, signal.SIG_IGN)
+            # From here on a first signal does not interrupt the saving; a second one ends all.
+            for each in [each for each in STOPS if signal.getsignal(each) is stop]:
+                signal.signal(each, lambda number, _: signal.signal(number, signal.SIG_DFL))
             try:
                 path = workspace.save(FOLDER, conversation.state.events)
             except OSError as error:
                 say(f"{error}: saving to the temp folder instead")
                 path = workspace.save(Path(tempfile.mkdtemp()), conversation.state.events)
             stats = conversation.conversation_stats.get_combined_metrics()
-            used = (u := stats.accumulated_token_usage) and (u.prompt_tokens, u.completion_tokens)
+            u = stats.accumulated_token_usage
+            tokens = f"{u.prompt_tokens:,} in, {u.completion_tokens:,} out" if u else "none"
             with contextlib.redirect_stdout(null):
                 exits.close()
             print(f"image       {TASK_IMAGE}, {digest}\nisolation   no network, audited")
             print(f"LLM calls   {len(relay.refusals)}, {sum(relay.refusals)} refused, to {MODEL}")
-            print(f"tokens      {used}, in and out\nwall time   {time.monotonic() - BEGUN:.1f} s")
-            submission = f"SUBMISSION: {path}\n" * bool(path)
-            print(f"{submission}EXAMPLE_COST: {stats.accumulated_cost}", flush=True)
+            print(f"tokens      {tokens}\nwall time   {time.monotonic() - BEGUN:.1f} s")
+            print(f"SUBMISSION: {path}" if path else "There is no submission.")
+            print(f"EXAMPLE_COST: {stats.accumulated_cost}", flush=True)
     return 0 if path and conversation.state.execution_status.value == "finished" else 1
 
 

@@ -285,7 +285,7 @@ def open_cleanroom(module: Any, ledger: IO[str], **fields: Any) -> Iterator[tupl
         portal = exits.enter_context(module.start_blocking_portal())
         exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
         fields |= {"target": "source-minimal", "scratch": scratch, "exits": exits}
-        yield module.CleanroomWorkspace(**fields), relay
+        yield module.Cleanroom(**fields), relay
 
 
 @pytest.fixture(scope="session")

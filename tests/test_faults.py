@@ -416,6 +416,20 @@ def own_way_to_the_engine(play: Play) -> Iterator[dict[str, str]]:
         yield {"DOCKER_HOST": f"unix://{play.engine.path}"}
 
 
+def at(*words: str, then: Callable[[Engine], None]) -> Callable[[Play], Any]:
+    """Do that to the script's way to the engine when a process has these words in its command."""
+
+    @contextlib.contextmanager
+    def around(play: Play) -> Iterator[dict[str, str]]:
+        with own_way_to_the_engine(play) as settings:
+            engine = play.engine
+            assert engine
+            with during(*words, then=lambda play, call, first: then(engine))(play) as more:
+                yield settings | more
+
+    return around
+
+
 def restart(kill: bool) -> Strike:
     """Have the engine restart while the agent works."""
 
@@ -532,6 +546,14 @@ FAULTS = {
     "SIGKILL": Fault(
         137, steps=[BUSY], strike=sends(signal.SIGKILL), within=5, saved=False, begun=False
     ),
+    "SIGTERM twice while it saves": Fault(
+        143,
+        steps=[shell(f"truncate -s {4 * SPARSE} /workspace/sparse")],
+        strike=sends(signal.SIGTERM, signal.SIGTERM, after=5, apart=3),
+        within=5,
+        saved=False,
+        begun=False,
+    ),
     "SIGKILL while it saves": Fault(
         137,
         steps=[shell(f"truncate -s {4 * SPARSE} /workspace/sparse")],
@@ -580,6 +602,9 @@ FAULTS = {
     ),
     "the engine restarts and the container lives": Fault(
         steps=[BUSY], strike=restart(kill=False), around=own_way_to_the_engine
+    ),
+    "the engine restarts before there is a pipe": Fault(
+        0, around=at("docker", "exec", then=lambda engine: engine.restart("", kill=False))
     ),
     "the output folder vanishes": Fault(None, strike=folder_vanishes),
     "the output folder's disk is full": Fault(

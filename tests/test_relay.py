@@ -291,6 +291,40 @@ def test_a_key_that_comes_in_pieces_is_masked(size: int, wired: Wired):
     assert answer.raw == text.replace(KEY.encode(), wired.placeholder.encode())
 
 
+@pytest.fixture(scope="module")
+def endpoints_key(endpoint: ScriptedLLM, portal: Any) -> Any:
+    """Wire a relay that has this key."""
+
+    def wire(key: str) -> Wired:
+        endpoint.requests.clear()
+        endpoint.respond = None
+        settings = {"LLM_MODEL": CHAT.model, "LLM_BASE_URL": endpoint.base_url}
+        return Wired(endpoint, load_example(LLM_API_KEY=key, **settings), portal)
+
+    return wire
+
+
+@pytest.mark.parametrize("key", ["test", "EMPTY", "sk-1234"])
+def test_a_local_servers_dummy_key_is_left_in_answers(key: str, endpoints_key: Any):
+    with endpoints_key(key) as wired:
+        wired.llm.respond = lambda call: Response(200, {}, f"py{key} {key}".encode())
+        assert wired.ask(CHAT).raw == f"py{key} {key}".encode()
+        assert wired.llm.requests[0].headers["Authorization"] == f"Bearer {key}"
+
+
+def test_white_space_around_the_key_is_not_sent(endpoints_key: Any):
+    with endpoints_key(f" {KEY}\n") as wired:
+        assert wired.ask(CHAT).status == 200
+        assert wired.llm.requests[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_a_key_that_no_header_can_hold_is_a_502_in_the_ledger(endpoints_key: Any):
+    with endpoints_key("of two\nlines") as wired:
+        assert wired.ask(CHAT).status == 502
+        assert wired.entries(1)[0]["status"] == 502
+        assert "of two" not in str(wired.entries(1))
+
+
 # ## Answers
 
 
@@ -393,6 +427,12 @@ def test_a_refused_call_is_in_the_ledger_without_its_body(style: Style, wired: W
     for entry in wired.entries(4):
         assert entry["refused"]
         assert "secret" not in str(entry)
+
+
+def test_a_body_cannot_make_the_ledger_grow_by_more_than_a_line(wired: Wired):
+    name = "x" * (1 << 20)
+    assert_refused(wired, wired.ask(CHAT, CHAT.body | {name: 1}))
+    assert len(json.dumps(wired.entries(1))) < 1000
 
 
 def test_many_calls_at_once_get_each_its_own_answer(wired: Wired):
@@ -683,6 +723,13 @@ MEDIA: dict[str, list[Body]] = {
         chat({"type": "input_image", "image_url": URL}),
         chat({"type": "input_file", "file_url": URL}),
         chat({"type": "text", "text": "x", "file_id": "file-1"}),
+        # Some servers tell a part's type by its fields.
+        chat({"role": "user", "video_url": {"url": URL}}),
+        chat({"type": "text", "text": "x", "audio_url": {"url": URL}}),
+        chat("x", {"role": "user", "file": {"file_id": "file-1"}}),
+        {"messages": [{"role": "user", "content": "x", "audio": {"id": "audio_1"}}]},
+        # LiteLLM makes these a part of the content.
+        chat(thinking_blocks=[{"type": "image", "source": {"type": "url", "url": URL}}]),
         {
             "messages": [
                 {"role": "tool", "tool_call_id": "1"} | chat({"type": "file"})["messages"][0]
@@ -698,6 +745,7 @@ MEDIA: dict[str, list[Body]] = {
         item({"type": "input_image", "file_id": "file-1"}),
         item({"type": "input_image", "image_url": PIXEL, "file_id": "file-1"}),
         item({"type": "input_file", "file_url": URL}),
+        item({"type": "input_text", "text": "x", "file_url": URL}),
         item({"type": "input_file", "file_id": "file-1"}),
         item({"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": URL}),
         {"input": [{"type": "item_reference", "id": "msg_1"}]},
@@ -736,6 +784,7 @@ MEDIA: dict[str, list[Body]] = {
         chat({"type": "document", "source": {"type": "content", "content": []}}),
         chat({"type": "document", "source": URL}),
         chat({"type": "container_upload", "file_id": "file_1"}),
+        chat({"type": "text", "text": "x", "url": URL}),
         chat({"type": "server_tool_use", "id": "1", "name": "web_search", "input": {}}),
         chat({"type": "mcp_tool_use", "id": "1", "name": "x", "input": {}}),
         chat({"type": "web_search_tool_result", "tool_use_id": "1", "content": []}),

@@ -259,14 +259,14 @@ def test_a_run_ends_with_a_summary_for_a_report(played: PlayedByLLM):
     path, _ = last_lines(played.done.stdout)
     digest = output_of("docker", "image", "inspect", "--format={{.Id}}", played.image).strip()
     usages = played.llm.usages
-    tokens = sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages)
+    prompt, completion = (sum(getattr(u, n) for u in usages) for n in ("prompt", "completion"))
     files = f"{len(members_of(played.run))} entries, {Path(path).stat().st_size:,} bytes"
     expected = f"""
 submission  {files}: ['.git', 'NOTES.md', 'README.md', 'docs', 'src']
 image       {played.image}, {digest}
 isolation   no network, audited
 LLM calls   {len(played.llm.requests)}, 0 refused, to {played.model}
-tokens      {tokens}, in and out
+tokens      {prompt:,} in, {completion:,} out
 wall time   """
     assert expected in played.done.stdout
     wall_time = played.done.stdout.rpartition(expected)[2].split()[0]

@@ -80,7 +80,7 @@ BAD = [
     ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": "gemini/gemini-2.5-pro"}),
     ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": "no-provider"}),
     ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": ""}),
-    *(("TMPDIR", {"TMPDIR": folder}) for folder in ("/" + 80 * "x", "/a:b", "/a%b", "/a b")),
+    *(("TMPDIR", {"TMPDIR": d}) for d in ("/" + 80 * "x", "/a:b", "/a%b", "/a b", "tmp")),
     ("OPENHANDS_SDK_SOURCE", {"OPENHANDS_SDK_SOURCE": "/nowhere"}),
     ("OPENHANDS_SDK_SOURCE", {"OPENHANDS_SDK_SOURCE": f"{Path(__file__).parent}"}),
 ]
@@ -102,6 +102,12 @@ def test_a_bad_setting_ends_the_script_with_one_line_that_names_it(
     assert " json" in done.stderr
     assert " openhands" not in done.stderr
     assert not run_example.output.exists()
+
+
+def test_the_readme_lists_the_settings_that_there_are():
+    read = set(re.findall(r'setting\("(\w+)"', EXAMPLE.read_text())) - {"TMPDIR"}
+    readme = (EXAMPLE.parents[1] / "README.md").read_text()
+    assert {*re.findall(r"^\| `([A-Z_]+)` \|", readme, re.MULTILINE)} == read
 
 
 INSTANCES = {
@@ -311,6 +317,13 @@ def test_an_output_folder_that_cannot_be_written_is_told_at_once(
     folder = unwritable(kind, tmp_path)
     line = one_line_at_once(run_example, PROGRAMBENCH_OUTPUT_DIR=f"{folder}")
     assert "PROGRAMBENCH_OUTPUT_DIR" in line
+
+
+def test_a_cache_folder_that_cannot_be_written_is_told_at_once(
+    task_image: str, run_example: Run, tmp_path: Path
+):
+    folder = unwritable("a file", tmp_path)
+    assert "XDG_CACHE_HOME" in one_line_at_once(run_example, XDG_CACHE_HOME=f"{folder}")
 
 
 def test_an_output_folder_that_turned_read_only_is_told_at_once(
