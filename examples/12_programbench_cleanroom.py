@@ -229,7 +229,7 @@ def cleanroom_image() -> str:
     return tag
 
 
-# All that can be wrong is found, and the image built, before the SDK's import, which takes seconds.
+# What is wrong shows, and the image is built, before the SDK's import, which takes seconds.
 if __name__ == "__main__":
     for number in STOPS:
         signal.signal(number, stop)
@@ -285,17 +285,17 @@ def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> Pope
     container to the socket `scratch`/relay; `key` is for the server's door. Should the pipe end,
     now or later, SIGURG comes.
     """
-    proxy = f'-oProxyCommand=docker exec -iu0 {container} sh -c "$END" "$(cat {scratch}/key.pub)"'
+    proxy = f'-oProxyCommand=docker exec -iu0 {container} sh -c "$SH" "$(cat {scratch}/id.pub)"'
     ssh = f"""ssh -F/dev/null -oBatchMode=yes -oIdentitiesOnly=yes -oStrictHostKeyChecking=no -lroot
-        -oUserKnownHostsFile=/dev/null -oExitOnForwardFailure=yes -oLogLevel=ERROR -i{scratch}/key
+        -oUserKnownHostsFile=/dev/null -oExitOnForwardFailure=yes -oLogLevel=ERROR -i{scratch}/id
         -oPermitLocalCommand=yes -oLocalCommand=>{scratch}/laid
         -L127.0.0.1:{port}:127.0.0.1:{SERVER_PORT} -R127.0.0.1:{LLM_PORT}:{scratch}/relay box"""
     # In a session of its own: Ctrl-C in a terminal must not cut it before the work is saved.
     # An agent that opens connections without end must not use up what this script may open.
     # A busy engine now and then fails to `exec` in a container that it has just started.
-    work = """ulimit -n 400; export SHELL=/bin/sh END="$1"; shift; ssh-keygen -qN "" -f "$0/key"
-    for s in 0 1 3; do [ -e "$0/laid" ] || { sleep $s; "$@"; }; done; rm -r "$0"; kill -URG $PPID"""
-    shell = ["sh", "-c", work, scratch, CONTAINER_END, *ssh.split(), proxy, SERVER]
+    lay = """ulimit -n 400; export SHELL=/bin/sh SH="$1"; shift; ssh-keygen -qted25519 -N "" -f$0/id
+    for s in 0 1 3; do [ -e $0/laid ] || { sleep $s; "$@"; }; done; rm -r $0; kill -URG $PPID"""
+    shell = ["sh", "-c", lay, scratch, CONTAINER_END, *ssh.split(), proxy, SERVER]
     pipe = Popen(shell, stdin=PIPE, stdout=PIPE, text=True, start_new_session=True)
     print(key, file=pipe.stdin, flush=True)
     return pipe if pipe.stdout and pipe.stdout.readline() else fail("there is no agent server", 1)
@@ -328,7 +328,7 @@ Inline = Annotated[str, Field(pattern="^(data:|(auto|low|high)$)")]
 
 
 class Listed(BaseModel, extra="allow"):
-    """What has no fields but listed ones; below, those of them that could reach out."""
+    """What may hold listed fields only; below it says what may be in those that could reach out."""
 
     __pydantic_extra__: dict[Annotated[str, Field(pattern=FIELDS)], Any]  # pyright: ignore
 

@@ -312,6 +312,15 @@ def test_a_local_servers_dummy_key_is_left_in_answers(key: str, endpoints_key: A
         assert wired.llm.requests[0].headers["Authorization"] == f"Bearer {key}"
 
 
+def test_a_local_server_without_a_key_is_called(endpoint: ScriptedLLM, portal: Any):
+    endpoint.requests.clear()
+    endpoint.respond = None
+    module = load_example(LLM_MODEL=CHAT.model, LLM_BASE_URL=endpoint.base_url)
+    with Wired(endpoint, module, portal) as wired:
+        assert wired.ask(CHAT).status == 200
+    assert len(endpoint.requests) == 1
+
+
 def test_white_space_around_the_key_is_not_sent(endpoints_key: Any):
     with endpoints_key(f" {KEY}\n") as wired:
         assert wired.ask(CHAT).status == 200

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, ROOT, clean_environment, output_of
+from conftest import EXAMPLE, ROOT, clean_environment, image_unbuilt, output_of
 from scripted_llm import ScriptedLLM, Step
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -141,6 +142,24 @@ def test_a_copy_with_nothing_beside_it_rehearses(
     assert (alone.parent / path[1]).is_file()
     assert {entry.name for entry in alone.parent.iterdir()} == {alone.name, "submissions"}
     assert not [entry for entry in temp.iterdir() if not entry.name.startswith("uv-")]
+
+
+def test_many_tasks_are_many_processes_with_one_output_folder(
+    task_image: str, alone: Path, tmp_path: Path
+):
+    images, output = tmp_path / "images.txt", tmp_path / "out"
+    task = ["env", "PROGRAMBENCH_TASK_IMAGE={}", "uv", "run", alone.name]
+    with image_unbuilt() as one, image_unbuilt() as other:
+        images.write_text(f"{one}\n{other}\n")
+        command = ["xargs", f"--arg-file={images}", "-P2", "-I{}", *task]
+        done = run(*command, cwd=alone.parent, PROGRAMBENCH_OUTPUT_DIR=f"{output}")
+    assert done.returncode == 0, done.stderr
+    instances = {re.sub(r"^.*/|:.*", "", image).replace("_1776_", "__") for image in (one, other)}
+    assert {path.name for path in output.iterdir()} == instances
+    for instance in instances:
+        assert f"SUBMISSION: {output}/{instance}/submission.tar.gz\n" in done.stdout
+        with tarfile.open(output / instance / "submission.tar.gz") as archive:
+            assert "./NOTES.md" in archive.getnames()
 
 
 def test_in_the_sdks_repository_the_server_is_built_from_that_checkout(
