@@ -185,10 +185,10 @@ RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-has
 FROM source-minimal
 USER root
 COPY --from=bytecode /tmp/b /agent-server
-RUN --mount=from={TASK_IMAGE},target=/task set -e; setpriv --version; apt-get update; apt-get \
-    install -y --no-install-recommends openssh-server; rm -rf /var/lib/apt/lists/*; cd /workspace; \
-    id agent || useradd -ms /bin/bash agent; rmdir --ignore-fail-on-non-empty project; \
-    chown -R agent: .; rm -f executable; T=/task/workspace/executable; [ ! -e $T ] || cp -a $T .
+RUN --mount=from={TASK_IMAGE},target=/task set -e; setpriv -V; apt-get update; apt-get install \
+    -y --no-install-recommends openssh-server; rm -rf /var/lib/apt/lists/* /var/cache/apt/*; \
+    cd /workspace; id agent || useradd -ms /bin/bash agent; rmdir project || :; chown -R agent: .; \
+    rm -f executable; T=/task/workspace/executable; [ ! -e $T ] || cp -a $T .
 ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OH_PRELOAD_TOOLS=false \
     OH_CONVERSATIONS_PATH=/home/agent/conversations OH_BASH_EVENTS_DIR=/home/agent/bash_events
 ENTRYPOINT ["tini", "--", "sh", "-c", "sleep 15; [ -e /run/pipe ] && exec sleep infinity"]
@@ -316,9 +316,8 @@ FIELDS = """(?x)^(model|messages|input(_schema)?|system|instructions|text|thinki
     |response_format|output_config|cache_control|prompt_cache_(key|retention)|user|type|name|strict
     |safety_identifier|description|parameters|(tool_)?call_id|tool_use_id|status|is_error|arguments
     |function(_call)?|data|detail|title|refusal|summary|encrypted_content|signature|annotations)$"""
-KINDS = """(?x)^(system|developer|user|assistant|message|refusal|document|reasoning
-    |(redacted_)?thinking|((in|out)put_)?(text|image(_url)?)|tool(_use|_result)?
-    |(function|custom_tool)_call(_output)?)$"""
+KINDS = """^(system|developer|user|assistant|message|refusal|document|reasoning|tool(_use|_result)?\
+|(redacted_)?thinking|((in|out)put_)?(text|image(_url)?)|(function|custom_tool)_call(_output)?)$"""
 # Headers of a request that hold the key, or are passed on as they are, and those of an answer. The
 # SDK takes the cost of a call from what a LiteLLM proxy says of it.
 KEYS, SENT = {"authorization", "x-api-key", "api-key"}, {"anthropic-version", "anthropic-beta"}
@@ -568,7 +567,8 @@ AUDIT = {
     "nothing up but loopback": "cd /sys/class/net; [ $(grep -l '[13579bdf]$' */flags) = lo/flags ]",
     "not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
     "no way to root": f"grep NoNew.*1 /proc/self/status && ! [ -w {AGENT_PYTHON} ]",
-    "no setuid shell": "! find / -xdev -perm -4000 -exec grep -q OPTIND {} \\; -print | grep .",
+    "no setuid shell": "! find / -xdev -path /agent-server -prune -o -perm -4000 "
+    "-exec grep -l OPTIND {} + | grep .",
     "no key": "! env | grep -iE 'api_?key|token'",
     "a binary of root's that can be run": "[ -x executable ] && [ $(stat -c %u executable) = 0 ]",
     "no way to read the executable": "! (cat executable || chmod u+r executable)",
