@@ -39,6 +39,7 @@ loads into the running binary with LD_PRELOAD sees the binary's memory, as in th
 # The SDK leaves some types out.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 import contextlib
+import gc
 import json
 import os
 import re
@@ -211,9 +212,8 @@ def cleanroom_image() -> str:
         say(f"Warning: this is {machine}, where ProgramBench's amd64 images run slowly, if at all")
     with FileLock(CACHE / "cleanroom.lock"), tempfile.TemporaryDirectory() as scratch:
         dockerfile, sdk = Path(scratch, "Dockerfile"), sdk_source()
-        remedy = "install git, and let it read OPENHANDS_SDK_SOURCE"
-        label = f"LABEL task={task} sdk=" + run(remedy, "sh -c", STATE, cwd=sdk)
-        dockerfile.write_text((sdk / DOCKERFILE).read_text() + SEAL + label)
+        state = run("install git, and let it read OPENHANDS_SDK_SOURCE", "sh -c", STATE, cwd=sdk)
+        dockerfile.write_text((sdk / DOCKERFILE).read_text() + f"{SEAL}LABEL of={task} sdk={state}")
         tag = "programbench-cleanroom:" + run(remedy, "git hash-object", dockerfile)
         if run(engine, "docker image ls --quiet", tag):
             return tag
@@ -241,11 +241,12 @@ if __name__ == "__main__":
     run("install OpenSSH's client", "ssh -V")
     cleanroom_image()
 
-# LiteLLM would fetch a price list, with retries; the one that it ships with will do. And an agent
-# that puts itself in its server's place must not redirect the SDK's event socket elsewhere: one
-# attempt is no redirect.
+# LiteLLM would fetch a price list, and where it cannot, its import fails now and then; the list
+# that it ships with will do. And an agent that puts itself in its server's place must not redirect
+# the SDK's event socket elsewhere: one attempt is no redirect.
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
 os.environ |= {"WEBSOCKETS_MAX_REDIRECTS": "1", "LOG_LEVEL": os.getenv("LOG_LEVEL", "ERROR")}
+gc.set_threshold(50_000)  # looking for garbage less often than Python does, it imports faster
 
 from openhands.sdk import LLM, Conversation  # noqa: E402
 from openhands.sdk.conversation.exceptions import ConversationRunError  # noqa: E402
@@ -267,7 +268,7 @@ sed -i 's/^root:!/root:*!/' /etc/shadow; exec /usr/sbin/sshd -i -f /dev/null -h 
 # server's door; when the host's end has gone, wait 10 s, for it may still save the work, and stop
 # the container; say when the server listens; end it when its disk is full, since it would hang; run
 # it as the benchmark's user, `agent`, who owns nothing in /agent-server. Looking for garbage less
-# often than Python does saves a quarter of its start.
+# often than Python does saves a tenth of its start.
 SERVER = f"""touch /run/pipe; cd /; read -r OH_SESSION_API_KEYS_0; export OH_SESSION_API_KEYS_0
 exec 2>/dev/null 3<&0; (cat <&3; sleep 10; kill 1) >/dev/null &
 (timeout 120 bash -c 'until : </dev/tcp/127.0.0.1/{SERVER_PORT}; do sleep .05; done'; echo) &
@@ -462,9 +463,8 @@ def rehearse(body: str) -> web.Response:
     step = sum("tool_calls" in message for message in json.loads(body)["messages"])
     tool, name = ("finish", "message") if step >= len(SCRIPT) else ("terminal", "command")
     arguments = json.dumps({name: [*SCRIPT, "NOTES.md has what the binary says of itself."][step]})
-    call = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
-    said = {"role": "assistant", "tool_calls": [call]}
-    return web.json_response({"choices": [{"message": said}]})
+    use = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
+    return web.json_response({"choices": [{"message": {"role": "assistant", "tool_calls": [use]}}]})
 
 
 # ## 5. The workspace and the submission

@@ -33,9 +33,11 @@ import pytest
 from attacks import ATTACKS, HOLD, IMPERSONATE, KIT, Attack
 from conftest import (
     EXAMPLE,
+    LOCAL_PRICES,
     Cleanroom,
     Run,
     clean_environment,
+    environ,
     load_example,
     missing,
     open_cleanroom,
@@ -385,8 +387,9 @@ def plain(
         server.socket = socket.create_server((gateway, 0), backlog=128)
         server.server_address = server.socket.getsockname()
         exits.enter_context(llm)
-        fields = {"server_image": plain_image, "detach_logs": False}
-        workspace = exits.enter_context(DockerWorkspace(**fields))
+        fields = {"server_image": plain_image, "detach_logs": False, "forward_env": [*LOCAL_PRICES]}
+        with environ(**clean_environment(**LOCAL_PRICES)):
+            workspace = exits.enter_context(DockerWorkspace(**fields))
         endpoint = f"{gateway}:{server.server_address[1]}"
         box = Plain(cleanroom.module, workspace, llm, endpoint, key)
         box.settle(key, listener, host_file, exits)
@@ -599,7 +602,7 @@ client.stop()
 def visit(script: str, box: Box) -> subprocess.Popen[bytes]:
     """Begin to visit a container's server."""
     command = [sys.executable, "-c", VISIT, script, box.workspace.host]
-    env = clean_environment(LITELLM_LOCAL_MODEL_COST_MAP="True", LOG_LEVEL="ERROR")
+    env = clean_environment(LOG_LEVEL="ERROR", **LOCAL_PRICES)
     return subprocess.Popen(command, env=env)
 
 

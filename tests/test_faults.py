@@ -603,8 +603,11 @@ FAULTS = {
     "the engine restarts and the container lives": Fault(
         steps=[BUSY], strike=restart(kill=False), around=own_way_to_the_engine
     ),
+    # A whole run comes after it.
     "the engine restarts before there is a pipe": Fault(
-        0, around=at("docker", "exec", then=lambda engine: engine.restart("", kill=False))
+        0,
+        around=at("docker", "exec", then=lambda engine: engine.restart("", kill=False)),
+        within=90,
     ),
     "the output folder vanishes": Fault(None, strike=folder_vanishes),
     "the output folder's disk is full": Fault(

@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import EXAMPLE, ROOT, Run, clean_environment, environ, in_memory
+from conftest import EXAMPLE, LOCAL_PRICES, ROOT, Run, clean_environment, environ, in_memory
 from pydantic import SecretStr
 from scripted_llm import STYLES as ANSWERS
 from scripted_llm import Request, Response, ScriptedLLM, Step, Usage
@@ -86,7 +86,7 @@ class Proxy:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env=clean_environment(LITELLM_LOCAL_MODEL_COST_MAP="True"),
+                env=clean_environment(**LOCAL_PRICES),
             )
         try:
             self.wait(process)
@@ -266,7 +266,7 @@ def played(
         done = run(timeout=240, **settings)
         requests = [call for call in llm.requests if not (call.body or {}).get("stream")]
         assert asked.is_set(), f"the script was not played to its end:\n{done.stdout}{done.stderr}"
-        with environ(**clean_environment(LITELLM_LOCAL_MODEL_COST_MAP="True")):
+        with environ(**clean_environment(**LOCAL_PRICES)):
             direct = list(stream(model, proxy.key, settings["LLM_BASE_URL"]))
     return Streamed(model, done, run.output, requests, relayed, direct, any(held_up))
 
@@ -286,7 +286,7 @@ def accounts_of(played: Played) -> Accounts:
 
 def accounts_without_relay(proxy: Proxy, model: str, folder: Path) -> Accounts:
     """Return the accounts of the same run without a container, straight to the proxy."""
-    with environ(**clean_environment(LITELLM_LOCAL_MODEL_COST_MAP="True")), proxy.playing() as llm:
+    with environ(**clean_environment(**LOCAL_PRICES)), proxy.playing() as llm:
         from openhands.sdk import LLM, Agent, Conversation, Tool
         from openhands.tools.terminal import TerminalTool
 
