@@ -242,10 +242,10 @@ if __name__ == "__main__":
     cleanroom_image()
 
 # LiteLLM would fetch a price list, and where it cannot, its import fails now and then; the list
-# that it ships with will do. And an agent that puts itself in its server's place must not redirect
-# the SDK's event socket elsewhere: one attempt is no redirect.
+# that it ships with will do. An agent that puts itself in its server's place must not redirect the
+# SDK's event socket elsewhere: one attempt is no redirect. What the SDK logs, it also raises.
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
-os.environ |= {"WEBSOCKETS_MAX_REDIRECTS": "1", "LOG_LEVEL": os.getenv("LOG_LEVEL", "ERROR")}
+os.environ |= {"WEBSOCKETS_MAX_REDIRECTS": "1", "LOG_LEVEL": os.getenv("LOG_LEVEL", "CRITICAL")}
 gc.set_threshold(50_000)  # looking for garbage less often than Python does, it imports faster
 
 from openhands.sdk import LLM, Conversation  # noqa: E402

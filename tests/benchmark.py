@@ -36,7 +36,7 @@ from typing import Any
 
 import conftest
 import psutil
-from conftest import LOCAL_PRICES, TASK_IMAGE, clean_environment, output_of
+from conftest import FORWARDED, LOCAL_PRICES, TASK_IMAGE, clean_environment, output_of
 from scripted_llm import Request, Response, ScriptedLLM, Step
 
 # Name and unit; what of the medians is compared, and the target; what is counted.
@@ -71,7 +71,6 @@ from openhands.sdk import LLM, Conversation
 from openhands.tools.preset.default import get_default_agent
 from openhands.workspace import DockerDevWorkspace
 """
-FORWARDED = ["OH_SESSION_API_KEYS_0", *LOCAL_PRICES]
 PLAIN = f"""{IMPORTS}
 model, key, url = (os.environ[f"LLM_{{name}}"] for name in ("MODEL", "API_KEY", "BASE_URL"))
 llm = LLM(usage_id="agent", model=model, api_key=key, base_url=url)

@@ -33,6 +33,8 @@ TASK_IMAGE = os.environ.get(
 # now and then ends with a deadlock or a circular import: 5 of 15 plain containers, three starting
 # at a time, on a machine with no way out. The example and its image do the same as this.
 LOCAL_PRICES = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+# What the SDK's plain container gets of the environment: this, and the key that the SDK gives it.
+FORWARDED = ["OH_SESSION_API_KEYS_0", *LOCAL_PRICES]
 _numbers = itertools.count(1)
 
 

@@ -33,6 +33,7 @@ import pytest
 from attacks import ATTACKS, HOLD, IMPERSONATE, KIT, Attack
 from conftest import (
     EXAMPLE,
+    FORWARDED,
     LOCAL_PRICES,
     Cleanroom,
     Run,
@@ -387,8 +388,8 @@ def plain(
         server.socket = socket.create_server((gateway, 0), backlog=128)
         server.server_address = server.socket.getsockname()
         exits.enter_context(llm)
-        fields = {"server_image": plain_image, "detach_logs": False, "forward_env": [*LOCAL_PRICES]}
-        with environ(**clean_environment(**LOCAL_PRICES)):
+        fields = {"server_image": plain_image, "detach_logs": False, "forward_env": FORWARDED}
+        with environ(**os.environ | LOCAL_PRICES):
             workspace = exits.enter_context(DockerWorkspace(**fields))
         endpoint = f"{gateway}:{server.server_address[1]}"
         box = Plain(cleanroom.module, workspace, llm, endpoint, key)

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import (
+    FORWARDED,
     LOCAL_PRICES,
     TASK_IMAGE,
     Cleanroom,
@@ -158,7 +159,7 @@ def test_a_port_that_is_published_elsewhere_is_refused_here(elsewhere: Elsewhere
     with environ(**clean_environment(DOCKER_HOST=elsewhere.url, **LOCAL_PRICES)):
         # The SDK's own way. As long as the error is held, so is the workspace with its container.
         with pytest.raises(RuntimeError) as failure:
-            DockerWorkspace(**fields, forward_env=[*LOCAL_PRICES], health_check_timeout=10)
+            DockerWorkspace(**fields, forward_env=FORWARDED, health_check_timeout=10)
         assert "healthy in time" in f"{failure.value}"
         (container,) = elsewhere.containers()
         (address,) = elsewhere.docker("port", container, "8000")
