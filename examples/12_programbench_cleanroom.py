@@ -214,7 +214,7 @@ def cleanroom_image() -> str:
         dockerfile, sdk = Path(scratch, "Dockerfile"), sdk_source()
         state = run("install git, and let it read OPENHANDS_SDK_SOURCE", "sh -c", STATE, cwd=sdk)
         dockerfile.write_text((sdk / DOCKERFILE).read_text() + f"{SEAL}LABEL of={task} sdk={state}")
-        tag = "programbench-cleanroom:" + run(remedy, "git hash-object", dockerfile)
+        tag = "programbench-cleanroom:" + run("install git", "git hash-object", dockerfile)
         if run(engine, "docker image ls --quiet", tag):
             return tag
         run("install Docker's buildx plugin", "docker buildx version")
@@ -243,7 +243,7 @@ if __name__ == "__main__":
 
 # LiteLLM would fetch a price list, and where it cannot, its import fails now and then; the list
 # that it ships with will do. An agent that puts itself in its server's place must not redirect the
-# SDK's event socket elsewhere: one attempt is no redirect. What the SDK logs, it also raises.
+# SDK's event socket elsewhere: one attempt is no redirect. What ends a run, the SDK raises too.
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
 os.environ |= {"WEBSOCKETS_MAX_REDIRECTS": "1", "LOG_LEVEL": os.getenv("LOG_LEVEL", "CRITICAL")}
 gc.set_threshold(50_000)  # looking for garbage less often than Python does, it imports faster

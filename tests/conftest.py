@@ -78,6 +78,11 @@ def load_example(**environment: str) -> Any:
     return module
 
 
+def instance_id(image: str) -> str:
+    """Return ProgramBench's name of the task that an image, named with its tag, is for."""
+    return re.sub(r"^.*/|:.*", "", image).replace("_1776_", "__")
+
+
 def missing(reason: str) -> NoReturn:
     """Skip for want of something, except in CI: there, nothing may go untested."""
     if os.environ.get("CI") == "true":
@@ -130,6 +135,15 @@ def plain_image(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> st
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.split()[-1]
+
+
+def plain_workspace(image: str, **fields: Any) -> Any:
+    """The SDK's container as the SDK starts it."""
+    from openhands.workspace import DockerWorkspace
+
+    fields |= {"server_image": image, "detach_logs": False, "forward_env": FORWARDED}
+    with environ(**os.environ | LOCAL_PRICES):
+        return DockerWorkspace(**fields)
 
 
 @contextlib.contextmanager

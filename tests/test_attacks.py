@@ -33,16 +33,15 @@ import pytest
 from attacks import ATTACKS, HOLD, IMPERSONATE, KIT, Attack
 from conftest import (
     EXAMPLE,
-    FORWARDED,
     LOCAL_PRICES,
     Cleanroom,
     Run,
     clean_environment,
-    environ,
     load_example,
     missing,
     open_cleanroom,
     output_of,
+    plain_workspace,
 )
 from scripted_llm import Request, Response, ScriptedLLM, json_response
 
@@ -377,8 +376,6 @@ def plain(
     cleanroom: Cleanroom, plain_image: str, gateway: str, listener: Listener, host_file: Path
 ) -> Iterator[Box]:
     """The SDK's container as the SDK starts it, ready for the same attacks."""
-    from openhands.workspace import DockerWorkspace
-
     key = f"sk-test-{secrets.token_hex(16)}"
     with contextlib.ExitStack() as exits:
         llm = ScriptedLLM()
@@ -388,9 +385,7 @@ def plain(
         server.socket = socket.create_server((gateway, 0), backlog=128)
         server.server_address = server.socket.getsockname()
         exits.enter_context(llm)
-        fields = {"server_image": plain_image, "detach_logs": False, "forward_env": FORWARDED}
-        with environ(**os.environ | LOCAL_PRICES):
-            workspace = exits.enter_context(DockerWorkspace(**fields))
+        workspace = exits.enter_context(plain_workspace(plain_image))
         endpoint = f"{gateway}:{server.server_address[1]}"
         box = Plain(cleanroom.module, workspace, llm, endpoint, key)
         box.settle(key, listener, host_file, exits)

@@ -24,10 +24,10 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import TASK_IMAGE, Run, image_unbuilt, missing, output_of
+from conftest import TASK_IMAGE, Run, image_unbuilt, instance_id, missing, output_of
 from scripted_llm import Request, Response, ScriptedLLM, Step, json_response
 
-INSTANCE = re.sub(r"^.*/|:.*", "", TASK_IMAGE).replace("_1776_", "__")
+INSTANCE = instance_id(TASK_IMAGE)
 OLDER = b"an older submission"
 # Seconds after which what is endless here ends all the same, should nobody end it.
 ENDLESS = 200

@@ -293,13 +293,14 @@ def test_a_key_that_comes_in_pieces_is_masked(size: int, wired: Wired):
 
 @pytest.fixture(scope="module")
 def endpoints_key(endpoint: ScriptedLLM, portal: Any) -> Any:
-    """Wire a relay that has this key."""
+    """Wire a relay that has this key, or none."""
 
-    def wire(key: str) -> Wired:
+    def wire(key: str = "") -> Wired:
         endpoint.requests.clear()
         endpoint.respond = None
         settings = {"LLM_MODEL": CHAT.model, "LLM_BASE_URL": endpoint.base_url}
-        return Wired(endpoint, load_example(LLM_API_KEY=key, **settings), portal)
+        settings |= {"LLM_API_KEY": key} if key else {}
+        return Wired(endpoint, load_example(**settings), portal)
 
     return wire
 
@@ -312,13 +313,10 @@ def test_a_local_servers_dummy_key_is_left_in_answers(key: str, endpoints_key: A
         assert wired.llm.requests[0].headers["Authorization"] == f"Bearer {key}"
 
 
-def test_a_local_server_without_a_key_is_called(endpoint: ScriptedLLM, portal: Any):
-    endpoint.requests.clear()
-    endpoint.respond = None
-    module = load_example(LLM_MODEL=CHAT.model, LLM_BASE_URL=endpoint.base_url)
-    with Wired(endpoint, module, portal) as wired:
+def test_a_local_server_without_a_key_is_called(endpoints_key: Any):
+    with endpoints_key() as wired:
         assert wired.ask(CHAT).status == 200
-    assert len(endpoint.requests) == 1
+        assert len(wired.llm.requests) == 1
 
 
 def test_white_space_around_the_key_is_not_sent(endpoints_key: Any):

@@ -14,13 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from conftest import (
-    FORWARDED,
-    LOCAL_PRICES,
     TASK_IMAGE,
     Cleanroom,
     Run,
@@ -29,6 +26,7 @@ from conftest import (
     load_example,
     missing,
     output_of,
+    plain_workspace,
 )
 from scripted_llm import Request, ScriptedLLM, Step
 from test_settings import apart
@@ -153,13 +151,10 @@ def test_a_whole_run_needs_no_port_of_its_engine(elsewhere: Elsewhere, run_examp
 
 
 def test_a_port_that_is_published_elsewhere_is_refused_here(elsewhere: Elsewhere):
-    from openhands.workspace import DockerWorkspace
-
-    fields: dict[str, Any] = {"server_image": elsewhere.plain, "detach_logs": False}
-    with environ(**clean_environment(DOCKER_HOST=elsewhere.url, **LOCAL_PRICES)):
+    with environ(**clean_environment(DOCKER_HOST=elsewhere.url)):
         # The SDK's own way. As long as the error is held, so is the workspace with its container.
         with pytest.raises(RuntimeError) as failure:
-            DockerWorkspace(**fields, forward_env=FORWARDED, health_check_timeout=10)
+            plain_workspace(elsewhere.plain, health_check_timeout=10)
         assert "healthy in time" in f"{failure.value}"
         (container,) = elsewhere.containers()
         (address,) = elsewhere.docker("port", container, "8000")

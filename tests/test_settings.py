@@ -12,7 +12,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, TASK_IMAGE, Run, image_built, image_unbuilt, missing, output_of
+from conftest import (
+    EXAMPLE,
+    TASK_IMAGE,
+    Run,
+    image_built,
+    image_unbuilt,
+    instance_id,
+    missing,
+    output_of,
+)
 
 KEY = "sk-test-0123456789abcdef"
 DIGEST = "@sha256:" + "0123456789abcdef" * 4
@@ -330,7 +339,7 @@ def test_an_output_folder_that_turned_read_only_is_told_at_once(
     task_image: str, run_example: Run, tmp_path: Path
 ):
     folder = tmp_path / "read-only"
-    instance = re.sub(r"^.*/|:.*", "", TASK_IMAGE).replace("_1776_", "__")
+    instance = instance_id(TASK_IMAGE)
     (folder / instance).mkdir(parents=True)
     if os.getuid():
         (folder / instance).chmod(0o555)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, ROOT, clean_environment, image_unbuilt, output_of
+from conftest import EXAMPLE, ROOT, clean_environment, image_unbuilt, instance_id, output_of
 from scripted_llm import ScriptedLLM, Step
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -154,7 +154,7 @@ def test_many_tasks_are_many_processes_with_one_output_folder(
         command = ["xargs", f"--arg-file={images}", "-P2", "-I{}", *task]
         done = run(*command, cwd=alone.parent, PROGRAMBENCH_OUTPUT_DIR=f"{output}")
     assert done.returncode == 0, done.stderr
-    instances = {re.sub(r"^.*/|:.*", "", image).replace("_1776_", "__") for image in (one, other)}
+    instances = {instance_id(one), instance_id(other)}
     assert {path.name for path in output.iterdir()} == instances
     for instance in instances:
         assert f"SUBMISSION: {output}/{instance}/submission.tar.gz\n" in done.stdout

@@ -226,7 +226,7 @@ def played(
 
     def call_from_container() -> None:
         (container,) = run.containers()
-        inside = ["docker", "exec", "--env=LITELLM_LOCAL_MODEL_COST_MAP=True", container]
+        inside = ["docker", "exec", container]
         python = ["/agent-server/.venv/bin/python", "-Ic"]
         (placeholder,) = in_memory(container, "placeholder-[0-9a-f]{32}")
         url = "http://127.0.0.1:4999" + settings["LLM_BASE_URL"].removeprefix(proxy.origin)
