@@ -1,9 +1,9 @@
 # /// script
 # requires-python = ">=3.12"
 # dependencies = [
-#     "openhands-sdk==1.58.0",
-#     "openhands-tools==1.58.0",
-#     "openhands-workspace==1.58.0",
+#     "openhands-sdk==1.58.2",
+#     "openhands-tools==1.58.2",
+#     "openhands-workspace==1.58.2",
 #     "pydantic>=2.13",
 # ]
 # [tool.uv]
