@@ -9,635 +9,2683 @@
 # [tool.uv]
 # exclude-newer = "2026-11-20T00:00:00Z"
 # ///
-"""An OpenHands agent in a ProgramBench cleanroom: no network, one pipe, no key.
+"""An OpenHands agent in a ProgramBench cleanroom: no network, no root, one pipe.
 
-ProgramBench hands an agent a compiled program with its documentation and asks it to rebuild
-the program, without any network. An OpenHands agent runs *inside* the container, behind an
-HTTP server, and calls its LLM from there: taking the network away cuts the script off from
-the server and the agent off from its model. This example takes it away all the same, exactly
-as the benchmark's reference harness does, and lays one pipe in its place:
+ProgramBench hands an agent a compiled program with its documentation, and asks it to
+rebuild the program without any network. An OpenHands agent runs *inside* the
+container, behind an HTTP server, and calls its LLM from there: without a network the
+script cannot reach the server, nor the agent its LLM. This example takes the network
+away all the same, as the benchmark's own harness does, and lays one pipe in its place:
 
-    host: this script                               container: --network none
-    +-------------------------------+ docker exec -i +------------------------------+
-    | SDK client -> 127.0.0.1:PORT -+-->          >--+-> 127.0.0.1:8000 agent server|
-    |                               |    one pipe    |       tools: shell, editor   |
-    | provider <- LLM relay       <-+--<          <--+-- 127.0.0.1:4999 <- litellm  |
-    |         key, policy, ledger   |     (SSH)      |  /workspace/executable 0111  |
-    +-------------------------------+                +------------------------------+
+  host: this script                        container: --network none, no root process
+ +----------------------------+ docker exec +----------------------------------------+
+ | SDK client                 |    (SSH)    |                                        |
+ |   -> 127.0.0.1:PORT -------+-->       >--+-> 127.0.0.1:8000 agent server  (agent) |
+ |                            |             |      tools: shell, editor      (agent) |
+ | LiteLLM <- LLM relay     <-+--<       <--+-- 127.0.0.1:4999 LLM, no key   (agent) |
+ |  key, policy, cost, ledger |             |   PID 1, the pipe's end    (openhands) |
+ +----------------------------+             |   executable, 0111  (root: no process) |
+                                            +----------------------------------------+
 
-Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx, git and
-OpenSSH's client. Without LLM_API_KEY it rehearses with a scripted model, at no cost; the other
-settings are in section 1. The last lines that it prints are
+Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx,
+git and OpenSSH's client. Unless an LLM_ variable is set, it is a rehearsal, at no cost.
+The last lines that it prints are
 
     SUBMISSION: submissions/abishekvashok__cmatrix.5c082c6/submission.tar.gz
     EXAMPLE_COST: 0.0123
 
-Where the guarantee stops: a model may remember the original's source, and code that the agent
-loads into the running binary with LD_PRELOAD sees the binary's memory, as in the benchmark.
+Where the guarantee stops: a model may remember the original's source. Code that the
+agent loads into the running binary with LD_PRELOAD sees its memory, as in the benchmark
+itself. An agent that makes the kernel take its processes for ordinary ones, and then
+fills the container's memory, can end the container, its own work with it. The engine
+and the kernel are trusted.
 """
 
-# The SDK leaves some types out.
+# The SDK and LiteLLM leave some types out.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+import asyncio
 import contextlib
-import gc
+import hashlib
 import json
+import logging
+import math
 import os
+import pwd
 import re
 import secrets
+import shutil
 import signal
 import sys
 import tarfile
 import tempfile
+import threading
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable
+import warnings
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from subprocess import PIPE, Popen
-from typing import IO, Annotated, Any, Literal, NoReturn
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
+from typing import IO, Annotated, Any, Literal, LiteralString, NoReturn, Self, cast
+from urllib.parse import urlsplit
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
-from anyio.from_thread import start_blocking_portal
+
+if "openhands.sdk" not in sys.modules:  # These are read when it is imported.
+    # LiteLLM ships with the price list that it would fetch over the network.
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    # It would look for secrets in a long error for minutes. The relay masks them.
+    os.environ["LITELLM_DISABLE_REDACT_SECRETS"] = "True"
+    # Whoever takes the server's place cannot lead the SDK's event socket elsewhere.
+    os.environ["WEBSOCKETS_MAX_REDIRECTS"] = "1"
+    # What the SDK logs, it also raises, and this script tells it in a sentence.
+    os.environ.setdefault("LOG_LEVEL", "CRITICAL")
+    os.environ["OPENHANDS_SUPPRESS_BANNER"] = "1"
+    try:
+        Path.home()
+    except RuntimeError:  # which the SDK's import would raise; check_user() tells of it
+        os.environ["HOME"] = "/nowhere"
+
+import httpx
+import litellm
+from fastapi import FastAPI, Request, Response
 from filelock import FileLock
-from pydantic import AliasChoices, BaseModel, Field
+from litellm.caching.llm_caching_handler import LLMClientCache
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError, from_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# ## 1. Settings
-#
-# All of them come from the environment, so that one process is one task and any scheduler can
-# run it. What is wrong with them, or with this host, shows before anything slow starts.
+from openhands.sdk import LLM, Conversation
+from openhands.sdk.conversation import BaseConversation, DefaultConversationVisualizer
+from openhands.sdk.conversation.exceptions import WebSocketConnectionError
+from openhands.sdk.event import ActionEvent, Event, ObservationBaseEvent
+from openhands.sdk.llm.call_context import LLMCallContext
+from openhands.sdk.llm.options import chat_options, responses_options
+from openhands.sdk.llm.utils.litellm_provider import LLMProvider
+from openhands.sdk.llm.utils.model_features import get_features
+from openhands.sdk.llm.utils.openhands_provider import litellm_call_kwargs
+from openhands.tools.preset.default import get_default_agent
+from openhands.workspace import DockerDevWorkspace
 
 
-def fail(sentence: str, status: int = 2) -> NoReturn:
-    """End the script with one sentence; status 2 says that the user can mend it."""
-    print(f"error: {sentence}", file=sys.stderr)
-    raise SystemExit(status)
+# ## Settings
 
-
-def setting(name: str, default: str = "", pattern: str = ".*", remedy: str = "") -> str:
-    """Return an environment variable, or end with what is wrong with it."""
-    value = os.environ.get(name, default)
-    if not re.fullmatch(pattern, value, re.DOTALL):
-        fail(f"{name}={value!r}: {remedy}")
-    return value
-
-
-# The cleanroom image has the docs and the binary, which can be run but not read, in /workspace.
 CMATRIX = "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6"
-IMAGE = r"(\w[\w.:-]*/)?([a-z0-9][a-z0-9._-]*/)*[a-z0-9][a-z0-9._-]*(:[\w.-]+)?(@sha256:\w{64})?"
-TASK_IMAGE = setting("PROGRAMBENCH_TASK_IMAGE", CMATRIX, IMAGE, "set it to an image's name.")
-# The image of the instance <owner>__<repo>.<sha> is called <owner>_1776_<repo>.<sha>.
-INSTANCE_ID = re.sub(r"^(.*/)?|[:@].*", "", TASK_IMAGE).replace("_1776_", "__")
-# `programbench eval` looks for a run's submissions in folders that bear their instance ids.
-FOLDER = Path(setting("PROGRAMBENCH_OUTPUT_DIR", "submissions")) / INSTANCE_ID
-CHARACTERISE = """Characterise /workspace/executable, which you can run but not read, and write to
-/workspace/NOTES.md all that a rebuild must get right. The docs are there too, a network is not."""
-INSTRUCTION = setting("PROGRAMBENCH_INSTRUCTION", CHARACTERISE)
-LIMIT = setting("PROGRAMBENCH_TIME_LIMIT", "3600", r"[1-9]\d{0,5}", "set it to whole seconds.")
-# Read from a secret's file, the key may end in a newline.
-API_KEY = setting("LLM_API_KEY", secrets.token_hex(), r"\s*\S.*", "unset it to rehearse.").strip()
-# The pipe's sockets are in there: their paths must be short, and ssh has its own use for : and %.
-setting("TMPDIR", tempfile.gettempdir(), r"/[^:%\s]{,79}", "set it to a short, plain path.")
-REHEARSAL = not {"LLM_API_KEY", "LLM_BASE_URL"} & os.environ.keys()
-MODEL = "openai/rehearsal" if REHEARSAL else setting("LLM_MODEL", "anthropic/claude-sonnet-4-5")
-PROVIDER, _, MODEL_NAME = MODEL.partition("/")
-ORIGINS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
-URL = r"https?://[\w.:\[\]-]+(/[\w./~-]*)?"
-BASE_URL = setting("LLM_BASE_URL", ORIGINS.get(PROVIDER, ""), URL, f"set it to {MODEL}'s API.")
-SDK_VERSION, SDK_SOURCE = version("openhands-sdk"), setting("OPENHANDS_SDK_SOURCE")
+IMAGE_NAME = r"^(\w[\w.:-]*/)*[a-z0-9][\w.-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
 
-# What may end a run from outside; SIGURG says that the pipe has ended (nothing else here sends it).
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
+
+class Settings(
+    BaseModel,
+    alias_generator=str.upper,
+    use_attribute_docstrings=True,
+    str_strip_whitespace=True,
+    str_min_length=1,
+    allow_inf_nan=False,
+):
+    """All settings; each is the environment variable of its name in capitals."""
+
+    llm_model: str = "anthropic/claude-sonnet-5-5"
+    """the model in LiteLLM's notation, <provider>/<model>"""
+    llm_api_key: SecretStr | None = None
+    """the provider's key, which never enters the container"""
+    llm_base_url: str | None = None
+    """where calls to the LLM go, if not to the provider's own address"""
+    llm_cost_limit: float | None = Field(None, gt=0)
+    """the most that all calls to the LLM may cost together, in USD"""
+    llm_input_cost_per_token: float | None = Field(None, ge=0)
+    """the price of a token that the LLM reads, in USD, if LiteLLM does not know it"""
+    llm_output_cost_per_token: float | None = Field(None, ge=0)
+    """the price of a token that the LLM writes, in USD, if LiteLLM does not know it"""
+    programbench_task_image: str = Field(CMATRIX, pattern=IMAGE_NAME)
+    """the name of the task's cleanroom image"""
+    programbench_output_dir: Path = Path("submissions")
+    """the run folder, which gets a folder for each task"""
+    programbench_instruction: str = "characterise"
+    """what the agent is to do: characterise, rebuild, or a text of your own"""
+    programbench_time_limit: int | None = Field(None, gt=0, lt=1_000_000)
+    """how long the agent may work, in whole seconds"""
+    programbench_command_limit: int = Field(180, gt=0, lt=1_000_000)
+    """how long a command of the agent's may run, in whole seconds"""
+    programbench_step_limit: int | None = Field(None, gt=0, lt=1_000_000)
+    """how many steps the agent may take, a whole number"""
+    openhands_sdk_source: Path | None = None
+    """a checkout of the OpenHands SDK, in the version that is installed"""
+
+
+# ## The run
+
+
+def main() -> int:
+    """Run one task; returns the exit status, which is 0 if the agent finished."""
+    settings = settings_from_environment()
+    rehearsal = is_rehearsal(settings)
+    job = job_of(settings)
+    folder = results_folder(settings)
+    say(f"{'A rehearsal' if rehearsal else settings.llm_model}, into {folder}")
+    check_host(folder)
+    llm = LLM(
+        usage_id="agent",
+        model="openai/rehearsal" if rehearsal else settings.llm_model,
+        api_key=settings.llm_api_key,
+        base_url=settings.llm_base_url,
+        input_cost_per_token=settings.llm_input_cost_per_token,
+        output_cost_per_token=settings.llm_output_cost_per_token,
+    )
+    if not rehearsal:
+        check_provider(llm, settings.llm_cost_limit)
+    with (
+        Relay(
+            llm,
+            ledger=fresh(folder / "llm_calls.jsonl"),
+            cost_limit=settings.llm_cost_limit,
+            # The SDK's retries and its condenser make calls besides the steps.
+            call_limit=3 * job.step_limit,
+            rehearsal=rehearsal,
+        ) as relay,
+        Cleanroom(
+            base_image=settings.programbench_task_image,
+            target="source-minimal",
+            network="none",
+            relay_socket=relay.socket,
+            sdk_source=settings.openhands_sdk_source,
+        ) as workspace,
+    ):
+        audit(workspace)
+        conversation = Conversation(
+            agent=get_default_agent(llm=relay.llm_for_the_box, cli_mode=True),
+            workspace=workspace,
+            max_iteration_per_run=job.step_limit,
+            callbacks=[CommandLimit(workspace, settings.programbench_command_limit)],
+            visualizer=PlainVisualizer(),
+            delete_on_close=False,
+        )
+        try:
+            # Without a title of ours, the server would pay the LLM for one.
+            conversation.set_title(folder.name)
+            conversation.send_message(job.instruction)
+            conversation.run(timeout=job.time_limit)
+            status = 0 if has_finished(conversation) else 1
+        except (Exception, Stopped) as error:
+            status = tell_early_end(error, workspace, relay)
+        submission = save_work(workspace, conversation, folder)
+        conversation.close()
+    print_summary(settings, workspace, relay, submission)
+    print(f"EXAMPLE_COST: {relay.cost}", flush=True)
+    return status if submission else 1
+
+
+class CleanroomError(Exception):
+    """What the user is told in one sentence; `status` is the script's exit status."""
+
+    def __init__(self, sentence: str, status: int = 2):
+        super().__init__(sentence)
+        self.status = status
+
+
+def settings_from_environment() -> Settings:
+    """Read the settings; tells all that is wrong with them at once."""
+    try:
+        return Settings.model_validate(dict(os.environ))
+    except ValidationError as error:
+        problems: list[str] = []
+        for problem in error.errors():
+            name = str(problem["loc"][0])
+            meaning = Settings.model_fields[name.lower()].description
+            wrong = problem["msg"] if os.environ[name].strip() else "It is empty"
+            problems.append(f"{name}: {wrong}. Unset it, or set it to {meaning}.")
+        raise CleanroomError("\nerror: ".join(problems)) from None
+
+
+def is_rehearsal(settings: Settings) -> bool:
+    """Whether a scripted model stands in, as nothing says which LLM to call."""
+    return not settings.model_fields_set & {"llm_model", "llm_api_key", "llm_base_url"}
+
+
+def results_folder(settings: Settings) -> Path:
+    """Return the folder where `programbench eval` looks for the task's submission.
+
+    It is named after the task: the image of <owner>__<repo>.<sha> is called
+    <owner>_1776_<repo>.<sha>.
+    """
+    image = settings.programbench_task_image.split("/")[-1]
+    instance_id = re.split("[:@]", image)[0].replace("_1776_", "__")
+    return settings.programbench_output_dir / instance_id
+
+
+def check_host(folder: Path) -> None:
+    """Tell what this host lacks before anything slow starts."""
+    if "Podman" in run(["docker", "version"], hint=ENGINE_HINT):
+        raise CleanroomError("Podman is not supported: it has no BuildKit. Use Docker.")
+    run(["docker", "buildx", "version"], hint="install Docker's buildx plugin")
+    run(["git", "--version"], hint="install git")
+    check_user()
+    check_proxies()
+    run(["ssh", "-V"], hint=SSH_HINT)
+    check_writable(folder, setting="PROGRAMBENCH_OUTPUT_DIR")
+    check_writable(CACHE, setting="XDG_CACHE_HOME")
+
+
+def check_user() -> None:
+    """Tell if nobody on this host has this process's user id: ssh runs for nobody."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        raise CleanroomError(
+            f"The user id {os.getuid()} is nobody's on this host, and ssh does not run "
+            "for nobody: give it an entry in /etc/passwd."
+        ) from None
+
+
+def check_proxies() -> None:
+    """Tell if the environment names a proxy that httpx cannot use."""
+    try:
+        httpx.Client().close()
+    except (ValueError, httpx.InvalidURL) as error:
+        raise CleanroomError(
+            f"{error}: mend http_proxy, https_proxy or all_proxy, or unset it."
+        ) from None
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Make a folder, and make sure that files can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CleanroomError(
+            f"{error}: set {setting} to a folder to write to."
+        ) from None
+
+
+class Job(BaseModel):
+    """What the agent is to do, and within which limits."""
+
+    instruction: str
+    step_limit: int
+    time_limit: int
+    """seconds"""
+
+
+def job_of(settings: Settings) -> Job:
+    """Return the job that is asked for by its name, or in a text of the user's own.
+
+    The limits of "rebuild", the benchmark's own task, are those of its harness.
+    """
+    name = settings.programbench_instruction
+    rebuild = name == "rebuild"
+    job = Job(
+        instruction=name,
+        step_limit=settings.programbench_step_limit or (1000 if rebuild else 500),
+        time_limit=settings.programbench_time_limit or (21_600 if rebuild else 3600),
+    )
+    if name in ("characterise", "rebuild"):
+        about_the_box = ABOUT_THE_BOX.format(
+            command_limit=settings.programbench_command_limit,
+            step_limit=job.step_limit,
+            time_limit=job.time_limit,
+        )
+        job.instruction = (REBUILD if rebuild else CHARACTERISE) + about_the_box
+    return job
+
+
+CHARACTERISE = """\
+/workspace holds a compiled program, `executable`, and its documentation. Characterise
+the program: write to /workspace/NOTES.md all that a rebuild must get right, such as
+options, formats of input and output, exit statuses and messages.
+"""
+
+REBUILD = """\
+/workspace holds a compiled program, `executable`, and its documentation. Rebuild the
+program from what you read there and see it do:
+- Write its sources, in any language that can be built here, to /workspace.
+- Write /workspace/compile.sh, which builds them and leaves the program as
+  /workspace/executable. Move the reference aside first, or it is overwritten.
+- Have a .gitignore leave out what is built, and commit the rest.
+It is tested, by tests that you do not see, whether your program does the same as the
+reference, to the byte of its output and its exit status. Try much of what the
+documentation names, and errors too.
+"""
+
+ABOUT_THE_BOX = """
+The tests run a program without a terminal, and without TERM, LANG and LC_ALL. See what
+they see with
+    env -u TERM -u LANG -u LC_ALL timeout 5 ./executable </dev/null 2>&1 | cat
+What a program does with a whole screen you see in a tmux of your own:
+    tmux -L mine new-session -d -x 80 -y 24 ./executable
+    tmux -L mine capture-pane -p
+
+There is no network. A command is stopped after {command_limit} seconds. You have
+{step_limit} steps and {time_limit} seconds. Give the terminal one statement at a time,
+or several of them in ( ... ). Where your work is built and tested, git, tmux and the
+programs of OpenSSH may be missing.
+
+You may run the reference and read the documentation. You may not decompile, trace or
+disassemble the reference, load code into it, or have your work call, contain or fetch
+it or its sources. Work that does is disqualified.
+"""
+
+
+# Signals: the first one ends the agent's work, which is then saved; one that comes
+# while the work is saved waits for that; another one ends the script at once. SIGURG
+# says that the pipe or the agent server has ended: this script sends it to itself.
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
+
+
+class Stopped(BaseException):
+    """A signal says that the run is to end. No library must swallow it, as it might an
+    Exception.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+        if number == signal.SIGURG:
+            self.args = ("the agent server, its container or the pipe has ended",)
+            self.status = 1
 
 
 def stop(number: int, _: object) -> NoReturn:
-    """End the work at the first signal, so that it is saved; a second one ends the script."""
-    for each in STOPS:
-        signal.signal(each, signal.SIG_DFL)
-    gone = "the server, its container or the pipe has ended" if number == signal.SIGURG else ""
-    print(f"\nThe run ended early: {gone or signal.Signals(number).name}.", file=sys.stderr)
-    raise SystemExit(1 if gone else 128 + number)
+    """End what is being done; the next signal will end the script."""
+    leave_at_next_signal()
+    raise Stopped(number)
 
 
-BEGUN = time.monotonic()
+def leave_at_next_signal(*_: object) -> None:
+    """Have the next signal do what it does to other programs."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
-def say(step: str) -> None:
-    """Print what comes next, after the seconds since the start."""
-    print(f"[{time.monotonic() - BEGUN:6.1f} s] {step}", flush=True)
+def finish_before_stopping() -> None:
+    """Let what comes now be finished, unless a second signal comes."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is stop:
+            signal.signal(number, leave_at_next_signal)
 
 
-def run(remedy: str, command: str, *arguments: str | Path, **options: Any) -> str:
-    """Return what a command prints; if it fails, end with the remedy and its own words."""
-    # In a process group of its own, so that all of it can be ended with the script.
-    options |= {"stdout": PIPE, "stderr": PIPE, "text": True, "process_group": 0}
-    try:
-        with Popen([*command.split(), *arguments], **options) as process:
-            try:
-                output, words = process.communicate()
-            except BaseException:
-                os.killpg(process.pid, signal.SIGTERM)
-                raise
-    except OSError as error:
-        fail(f"{error}: {remedy}.")
-    if process.returncode:
-        # The sentence has no more than the end of them.
-        print(words if len(words) > 500 else "", end="", flush=True)
-        fail(f"{remedy}; `{command}` says: {' '.join((words or output).split())[-500:]}")
-    return output.strip()
+class PlainVisualizer(DefaultConversationVisualizer):
+    """The SDK's view of the conversation, without control characters of the agent's.
+
+    They could move the cursor of the operator's terminal, or do worse.
+    """
+
+    def on_event(self, event: Event) -> None:
+        """Show an event."""
+        plain = printable_values(event.model_dump(mode="json"))
+        super().on_event(type(event).model_validate(plain))
 
 
-# ## 2. The image
+def printable_values(value: Any) -> Any:
+    """Return a value of JSON in which every text is fit for a terminal."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [printable_values(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return {printable(name): printable_values(members[name]) for name in members}
+    return value
+
+
+def has_finished(conversation: BaseConversation) -> bool:
+    """Whether the agent said that it is done."""
+    return conversation.state.execution_status.value == "finished"
+
+
+def tell_early_end(error: BaseException, workspace: "Cleanroom", relay: "Relay") -> int:
+    """Say why the run ended early; returns the exit status."""
+    cause = one_line(str(error) or type(error).__name__, 200)
+    if isinstance(error, Stopped):
+        cause = workspace.cause_of_end() or cause
+    elif relay.last:
+        last_call = one_line(relay.last, 200)
+        cause += f" Last LLM call, to {relay.provider}: {last_call}"
+    print(f"\nThe run ended early: {cause}", file=sys.stderr)
+    return error.status if isinstance(error, Stopped) else 1
+
+
+def print_summary(
+    settings: Settings, workspace: "Cleanroom", relay: "Relay", submission: Path | None
+) -> None:
+    """Print what the run was and what came of it."""
+    print(f"image       {settings.programbench_task_image}, {workspace.task_image_id}")
+    print("isolation   no network, no root, audited")
+    print(f"LLM calls   {relay.calls}, {relay.refused} refused, to {relay.llm.model}")
+    print(f"tokens      {relay.tokens_in:,} in, {relay.tokens_out:,} out")
+    print(f"wall time   {time.monotonic() - STARTED:.1f} s")
+    print(f"SUBMISSION: {submission}" if submission else "There is no submission.")
+
+
+# ## The image
 #
-# The SDK layers its agent server onto any base image, but it builds from a checkout of its own
-# source, which nobody has who installed it with pip.
+# It is made in three steps: the task image made plain, the SDK's own source-minimal
+# layer, and the seal. What runs in the container is a few small scripts in the seal.
 
-SDK = "https://github.com/OpenHands/software-agent-sdk.git"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "openhands"
+SDK_VERSION = version("openhands-sdk")
+SDK_REPOSITORY = "https://github.com/OpenHands/software-agent-sdk.git"
+SDK_DOCKERFILE = "openhands-agent-server/openhands/agent_server/docker/Dockerfile"
+BUILD_SPACE = 5 << 30  # bytes of disk
 
+# A task image carries more than files: its user, its entrypoint and its variables would
+# reach the agent server. The variables are for the agent's shells only.
+PLAIN = r"""
+ARG TASK_IMAGE
+FROM ${TASK_IMAGE}
+USER root
+SHELL ["/bin/sh", "-c"]
+WORKDIR /
+RUN <<'EOF'
+set -e
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+for kind in passwd group
+do
+    name=$(getent $kind 10001 | cut -d : -f 1)
+    if [ "${name:-openhands}" != openhands ]
+    then
+        echo "$name has the id 10001 in /etc/$kind, which the agent server needs" >&2
+        exit 1
+    fi
+done
+if [ -L /workspace ]
+then
+    echo "/workspace is a symbolic link, not a folder" >&2
+    exit 1
+fi
+if ! getent passwd agent
+then
+    getent group agent || groupadd agent
+    useradd --create-home --shell /bin/bash --gid agent agent
+fi
+EOF
 
-def sdk_source() -> Path:
-    """Return a checkout of the installed SDK: as set, around this file, or a cached clone."""
-    remedy = f"set OPENHANDS_SDK_SOURCE to a checkout of the SDK {SDK_VERSION}"
-    clone = CACHE / f"software-agent-sdk-{SDK_VERSION}"
-    for folder in [Path(SDK_SOURCE)] if SDK_SOURCE else [*Path(__file__).resolve().parents, clone]:
-        project = folder / "openhands-sdk" / "pyproject.toml"
-        if project.is_file() and f'"{SDK_VERSION}"' in project.read_text():
-            return folder.resolve()
-    if SDK_SOURCE:
-        fail(f"OPENHANDS_SDK_SOURCE={SDK_SOURCE!r}: {remedy}.")
-    say(f"Cloning the OpenHands SDK {SDK_VERSION} into {CACHE}")
-    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        run(remedy, f"git clone --quiet --depth=1 --branch=v{SDK_VERSION} {SDK}", f"{scratch}/sdk")
-        os.rename(f"{scratch}/sdk", clone)
-    return clone
+# The benchmark's harness and its grader use login shells. The agent's shells get the
+# variables of one, but for those of a terminal and those that the SDK sets.
+COPY <<'EOF' /cleanroom/show_variables
+unset HOME USER LOGNAME SHELL SHLVL PWD OLDPWD TERM LANG LANGUAGE LC_ALL
+unset PS1 PROMPT_COMMAND ENV BASH_ENV
+# No proxy is in reach of the box. A build also has those of the Docker client, with
+# what passwords they may hold.
+unset http_proxy https_proxy ftp_proxy all_proxy no_proxy
+unset HTTP_PROXY HTTPS_PROXY FTP_PROXY ALL_PROXY NO_PROXY
+# Debian's /etc/profile replaces the PATH that the image sets.
+PATH=$PATH:$IMAGE_PATH
+unset IMAGE_PATH
+export -p >&3
+EOF
+RUN <<'EOF'
+set -e
+cd /cleanroom
+export HOME=/home/agent
+export IMAGE_PATH="$PATH"
+/usr/sbin/runuser -u agent -- /bin/bash -l show_variables 3>variables || :
+# A start file that ends the shell must not take the image's own variables along.
+[ -s variables ] || /bin/bash -p show_variables 3>variables
+{
+    # Only in the first shell: what the agent then changes is not changed back.
+    echo 'if [ -z "$TASK_VARIABLES" ]; then export TASK_VARIABLES=set'
+    # As in the benchmark's harness: nothing waits for a key, or draws on the screen.
+    echo 'export PAGER=cat MANPAGER=cat LESS=-R PIP_PROGRESS_BAR=off TQDM_DISABLE=1'
+    # A shell that waits for its next command is not to end.
+    grep -v ' TMOUT=' variables
+    echo fi
+} >task_variables
+touch /etc/bash.bashrc
+sed -i '1i . /cleanroom/task_variables' /etc/bash.bashrc
+rm show_variables variables
+EOF
 
+# A start file that ends the shell, or waits, would do so to the agent's terminal.
+RUN <<'EOF'
+export HOME=/home/agent
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+a_shell_works() {
+    echo 'false; PROMPT_COMMAND=; exit 42' | timeout 20 runuser -u agent -- bash -i
+    [ $? = 42 ]
+}
+a_shell_works || mv /home/agent/.bashrc /home/agent/.bashrc.unfit
+a_shell_works || echo '. /cleanroom/task_variables' >/etc/bash.bashrc
+EOF
 
-# The SDK's layer gives all of /workspace to its user, the reference binary included, so that
-# the agent could `chmod u+r` it, and leaves an empty /workspace/project. The seal, written below
-# the SDK's Dockerfile, puts the binary back just as the task image ships it. PID 1 is root's and
-# outlives the agent server, so that a server that the agent kills loses no work; it waits 15 s
-# for the pipe to be laid. Bytecode halves the server's start; it is compiled once for all tasks.
+ENTRYPOINT []
+CMD []
+HEALTHCHECK NONE
+STOPSIGNAL SIGTERM
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+"""
 
-AGENT_PYTHON, SERVER_PORT, LLM_PORT = "/agent-server/.venv/bin/python", 8000, 4999
-DOCKERFILE = "openhands-agent-server/openhands/agent_server/docker/Dockerfile"
-SEAL = f"""
+# Written below the SDK's own Dockerfile, which has the stages `builder` and
+# `source-minimal`.
+SEAL = r"""
 FROM builder AS bytecode
-RUN {AGENT_PYTHON} -m compileall -qj0 -x /py2_ --invalidation-mode unchecked-hash /agent-server && \
-    mkdir /tmp/b && find . -name __pycache__ -exec cp -rt /tmp/b --parents {{}} +
+# With it, the agent server starts in half the time; it is the same for all task images.
+RUN <<'EOF'
+set -e
+cd /agent-server
+.venv/bin/python -m compileall -q -j 0 -x /py2_ --invalidation-mode unchecked-hash .
+mkdir /tmp/bytecode
+find . -name __pycache__ -exec cp --recursive --parents -t /tmp/bytecode {} +
+EOF
+
+FROM ${BASE_IMAGE} AS task
+
+FROM builder AS searched
+# A copy of the binary could be read. The builder's programs search for one, whatever
+# the task image has.
+USER root
+RUN --mount=from=task,target=/task <<'EOF'
+set -e
+cd /task/workspace
+[ -e executable ] || exit 0
+size=$(stat --format=%s executable)
+copies=$(find /task -xdev -type f -size "${size}c" ! -path /task/workspace/executable \
+    -exec cmp --silent executable {} \; -print)
+if [ -n "$copies" ]
+then
+    echo "the reference binary is also at" $copies | sed 's: /task/: /:g' >&2
+    exit 1
+fi
+if [ -e .git ] && git --git-dir=.git cat-file -e "$(git hash-object executable)"
+then
+    echo "the reference binary is also in /workspace/.git" >&2
+    exit 1
+fi
+EOF
+
 FROM source-minimal
 USER root
-COPY --from=bytecode /tmp/b /agent-server
-RUN --mount=from={TASK_IMAGE},target=/task set -e; setpriv -V; apt-get update; apt-get install \
-    -y --no-install-recommends openssh-server; rm -rf /var/lib/apt/lists/* /var/cache/apt/*; \
-    cd /workspace; id agent || useradd -ms /bin/bash agent; rmdir project || :; chown -R agent: .; \
-    rm -f executable; T=/task/workspace/executable; [ ! -e $T ] || cp -a $T .
-ENV HOME=/home/agent LITELLM_LOCAL_MODEL_COST_MAP=True OH_PRELOAD_TOOLS=false \
-    OH_CONVERSATIONS_PATH=/home/agent/conversations OH_BASH_EVENTS_DIR=/home/agent/bash_events
-ENTRYPOINT ["tini", "--", "sh", "-c", "sleep 15; [ -e /run/pipe ] && exec sleep infinity"]
+COPY --from=bytecode /tmp/bytecode /agent-server
+RUN <<'EOF'
+set -e
+apt-get update
+DEBIAN_FRONTEND=noninteractive \
+    apt-get install --yes --no-install-recommends openssh-server
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
+# These could change the terminal that the SDK's tools drive. Its first shell would be a
+# login shell, for which the image's start files may hold something else again.
+rm -rf /home/agent/.tmux.conf /home/agent/.config/tmux
+echo 'set -g default-command /bin/bash' >/etc/tmux.conf
+EOF
+
+# The SDK's layer gives all of /workspace to its user, so that `chmod u+r` opens the
+# reference binary. Now the work is the agent's, and the binary is root's again.
+RUN --mount=from=task,target=/task --mount=from=searched,target=/searched <<'EOF'
+set -e
+cd /workspace
+rmdir project || :
+chown -R agent: .
+if [ -e /task/workspace/executable ]
+then
+    rm -f executable
+    cp /task/workspace/executable .
+    chown root:root executable
+    chmod 0111 executable
+fi
+install -d -o agent -g "$(id -g agent)" /home/agent /var/lib/agent-server
+# Without an identity there is no commit.
+git config --system user.name agent
+git config --system user.email agent@localhost
+EOF
+
+# The first process and the pipe run as `openhands`, whose files these are. Its shell is
+# one that reads no start file.
+RUN <<'EOF'
+set -e
+install -d -o openhands -g openhands -m 0700 /cleanroom/pipe.d
+usermod --shell /bin/sh openhands
+EOF
+USER openhands
+RUN <<'EOF'
+set -e
+cd /cleanroom/pipe.d
+ssh-keygen -q -t ecdsa -N '' -f host_key
+mkfifo laid
+EOF
+USER root
+
+COPY --chmod=0755 <<'EOF' /cleanroom/first_process
+#!/bin/bash -p
+# Where no pipe is laid within a minute, the script on the host has gone.
+read -r -t 60 <>/cleanroom/pipe.d/laid || exit
+exec /bin/sleep infinity
+EOF
+
+COPY <<'EOF' /cleanroom/sshd_config
+HostKey /cleanroom/pipe.d/host_key
+AuthorizedKeysFile /cleanroom/pipe.d/authorized_keys
+# An SSH server that is not root's can do neither of these two.
+UsePAM no
+StrictModes no
+EOF
+
+COPY --chmod=0755 <<'EOF' /cleanroom/pipe
+#!/bin/bash -p
+# The container's end of the pipe: an SSH server for whoever holds this process's input
+# and output, which is the script on the host. Its public key is the first argument.
+echo "$1" >/cleanroom/pipe.d/authorized_keys
+echo laid >/cleanroom/pipe.d/laid
+# The agent can open so many connections to the relay at once.
+ulimit -n 400
+/usr/sbin/sshd -i -f /cleanroom/sshd_config
+# The host's end has gone, however it died. It has ten seconds to save the work. Nothing
+# is forked here, since the agent may have used up all processes: to read what nobody
+# writes is to sleep, and `kill` is the shell's own.
+read -r -t 10 <>/cleanroom/pipe.d/laid
+kill -TERM 1
+EOF
+
+COPY --chmod=0755 <<'EOF' /cleanroom/pipe_session
+#!/bin/bash -p
+# Its input ends with the script on the host, however that ends. Then it ends the pipe,
+# which else would stay for as long as the agent holds a connection through it.
+while read -r
+do
+    :
+done
+kill "$PPID"
+EOF
+
+COPY --chmod=0755 <<'EOF' /cleanroom/serve
+#!/bin/bash -p
+# The agent server. Its session key comes on standard input: everyone can read a
+# process's arguments.
+read -r OH_SESSION_API_KEYS_0
+export OH_SESSION_API_KEYS_0
+export HOME=/home/agent
+export USER=agent
+export LOGNAME=agent
+export SHELL=/bin/bash
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export LANG=C.UTF-8
+export LC_ALL=C.UTF-8
+export LITELLM_LOCAL_MODEL_COST_MAP=True
+export OH_PRELOAD_TOOLS=false
+export OH_ENABLE_VSCODE=false
+# What it says is shown if it ends: not each request that it answers.
+export LOG_LEVEL=WARNING
+export LOG_JSON=true
+# Left below /workspace, these would be in the submission.
+export OH_CONVERSATIONS_PATH=/var/lib/agent-server/conversations
+export OH_BASH_EVENTS_DIR=/var/lib/agent-server/bash_events
+
+# When the memory is full, the kernel ends one of the agent's processes, not the pipe.
+echo 1000 >/proc/self/oom_score_adj
+ulimit -c 0
+cd /
+
+end_when_the_disk_is_full() {
+    # The server would hang, and the run with it.
+    while sleep 3
+    do
+        blocks=$(stat --file-system --format=%a /var/lib/agent-server)
+        if [ "$blocks" -lt 1000 ]
+        then
+            kill -KILL "$1"
+            echo "the disk is full"
+        fi
+    done
+}
+end_when_the_disk_is_full $$ &
+
+exec /agent-server/.venv/bin/python -I -m openhands.agent_server \
+    --host 127.0.0.1 --port 8000 </dev/null
+EOF
+
+COPY --chmod=0755 <<'EOF' /cleanroom/stop_command
+#!/bin/bash -p
+# Stops the command that blocks a terminal of the agent server's, as `agent`. $1 is for
+# how many seconds it ran. A tmux of the agent's own, and what runs in the background,
+# is left alone.
+shopt -s nullglob
+
+foreground() {
+    # The process group in the foreground of a shell's terminal. A process's name can
+    # hold anything: what follows its last parenthesis cannot.
+    read -r stat <"/proc/$1/stat"
+    read -r -a fields <<<"${stat##*) }"
+    echo "${fields[5]}"
+}
+
+stop() {
+    shell=$1
+    terminal=$2
+    # Off the second screen of a full-screen program, with cursor and plain colours.
+    printf '\033[?1049l\033[?25h\033[0m\n' >"$terminal"
+    echo "[Stopped after $3 seconds.]" >"$terminal"
+    # As Ctrl-C would, the shell's own loop included.
+    kill -INT -- "-$(foreground "$shell")"
+    for _ in {1..30}
+    do
+        sleep 0.1
+        [ "$(foreground "$shell")" != "$shell" ] || break
+    done
+    # Then for good, and what the shell starts in its place.
+    for _ in {1..10}
+    do
+        group=$(foreground "$shell")
+        [ "$group" != "$shell" ] || break
+        kill -KILL -- "-$group"
+        kill -INT "$shell"
+        sleep 0.1
+    done
+    stty sane <"$terminal"
+}
+
+for socket in /tmp/openhands-agent-server-*/tmux-*/openhands-*
+do
+    tmux -S "$socket" list-panes -a -F '#{pane_pid} #{pane_tty}' |
+        while read -r shell terminal
+        do
+            stop "$shell" "$terminal" "$1"
+        done
+done
+EOF
+
+COPY --chmod=0755 <<'EOF' /cleanroom/audit
+#!/bin/bash -p
+# Run by the agent's own shell before the first token is spent. Prints a line for each
+# claim: "yes" or "NO", and the claim.
+cd /workspace
+
+claim() {
+    if "${@:2}" >/dev/null 2>&1
+    then
+        echo "yes $1"
+    else
+        echo "NO $1"
+    fi
+}
+
+only_loopback_is_up() {
+    # The lowest bit of an interface's flags says that it is up.
+    for interface in /sys/class/net/*
+    do
+        read -r flags <"$interface/flags"
+        [ "$interface" = /sys/class/net/lo ] || [ $((flags & 1)) = 0 ] || return 1
+    done
+}
+
+no_privileges() {
+    [ "$(id -u)" != 0 ] &&
+        grep 'NoNewPrivs:.*1' /proc/self/status &&
+        ! grep -E 'Cap(Inh|Prm|Eff|Amb):.*[1-9a-f]' /proc/self/status
+}
+
+nothing_gives_privileges() {
+    [ -z "$(find / -xdev -type f -perm /6000)" ]
+}
+
+no_process_of_root() {
+    # Of a process that has ended meanwhile there is nothing to see.
+    for process in /proc/[0-9]*
+    do
+        [ "$(stat --format=%u "$process")" != 0 ] || return 1
+    done
+}
+
+only_root_writes_what_others_run() {
+    # Their scripts, their programs and the libraries of those, with all parent folders.
+    programs="/usr/bin/tini /bin/bash /bin/sleep /usr/sbin/sshd /usr/bin/env
+        /usr/bin/setpriv /usr/lib/openssh /agent-server/.venv/bin/python"
+    for path in /cleanroom /cleanroom/* /etc /etc/ld.so* /etc/passwd $programs \
+        $(ldd $programs | grep -o '/[^ :]*')
+    do
+        while [ "$path" != / ]
+        do
+            [ ! -w "$path" ] || return 1
+            path=$(dirname "$path")
+        done
+    done
+    [ ! -w / ]
+}
+
+no_key() {
+    ! env | grep -i -E 'api_?key|token|secret'
+}
+
+a_binary_that_can_be_run() {
+    [ -f executable ] && [ -x executable ] && [ "$(stat --format=%u executable)" = 0 ]
+}
+
+no_reading() {
+    ! cat executable && ! chmod u+r executable && ! cp executable /tmp/copy
+}
+
+no_linking() {
+    ! ln executable /tmp/link
+}
+
+no_tracing() {
+    sleep 1 | ./executable &
+    sleep 0.2
+    ! cat "/proc/$!/maps"
+}
+
+claim "nothing is up but loopback" only_loopback_is_up
+claim "not root, and no privileges" no_privileges
+claim "no file gives privileges" nothing_gives_privileges
+claim "no process of root's" no_process_of_root
+claim "no process of another user runs what the agent can write" \
+    only_root_writes_what_others_run
+claim "no key" no_key
+claim "a binary of root's that can be run" a_binary_that_can_be_run
+claim "no way to read the executable" no_reading
+claim "no way to link to the executable" no_linking
+claim "no way to trace the executable" no_tracing
+echo "audited"
+EOF
+
+# No file gives privileges, and only root can write what other users' processes run.
+RUN <<'EOF'
+#!/agent-server/.venv/bin/python -I
+import os
+
+CAPABILITIES = "security.capability"
+
+for folder, folders, files in os.walk("/"):
+    if folder == "/":
+        folders[:] = set(folders) - {"dev", "proc", "sys"}
+    for path in (os.path.join(folder, file) for file in files):
+        if not os.path.islink(path) and CAPABILITIES in os.listxattr(path):
+            os.removexattr(path, CAPABILITIES)
+EOF
+RUN <<'EOF'
+set -e
+find / -xdev -type f -perm /6000 -exec chmod ug-s {} +
+system="/bin /etc /lib /sbin /usr/bin /usr/lib /usr/libexec /usr/local/lib /usr/sbin"
+for folder in $system
+do
+    if [ -d $folder ]
+    then
+        find $folder -xdev -user agent -exec chown root {} +
+        find $folder -xdev ! -type l -perm /022 -exec chmod go-w {} +
+    fi
+done
+chown root / /usr /usr/local
+chmod go-w / /usr /usr/local
+EOF
+
+ENTRYPOINT ["/usr/bin/tini", "--", "/cleanroom/first_process"]
+USER openhands
 """
-# The checkout's commit, and what was changed since in the files that git knows.
-STATE = "commit=$(git rev-parse HEAD) && echo $commit-$(git diff HEAD | git hash-object --stdin)"
 
 
-def cleanroom_image() -> str:
-    """Return the tag of the sealed image, a digest of all that goes in; build it if need be."""
-    engine = "install Docker and start it, or set DOCKER_HOST to an engine that lets you in"
-    remedy = f"set PROGRAMBENCH_TASK_IMAGE, now {TASK_IMAGE}, to a linux/amd64 image that is there"
-    if not run(engine, "docker image ls --quiet", TASK_IMAGE):
-        say(f"Pulling {TASK_IMAGE}")
-        run(remedy, "docker pull --platform=linux/amd64", TASK_IMAGE)
-    task = run(remedy, "docker image inspect --format={{.Architecture}}-{{.Id}}", TASK_IMAGE)
-    if not task.startswith("amd64-"):
-        fail(f"the image is for {task.split('-')[0]}: {remedy}.")
-    if (machine := os.uname().machine) != "x86_64":
-        say(f"Warning: this is {machine}, where ProgramBench's amd64 images run slowly, if at all")
-    with FileLock(CACHE / "cleanroom.lock"), tempfile.TemporaryDirectory() as scratch:
-        dockerfile, sdk = Path(scratch, "Dockerfile"), sdk_source()
-        state = run("install git, and let it read OPENHANDS_SDK_SOURCE", "sh -c", STATE, cwd=sdk)
-        dockerfile.write_text((sdk / DOCKERFILE).read_text() + f"{SEAL}LABEL of={task} sdk={state}")
-        tag = "programbench-cleanroom:" + run("install git", "git hash-object", dockerfile)
-        if run(engine, "docker image ls --quiet", tag):
+class TaskImage(BaseModel):
+    """What the engine says of the task image."""
+
+    name: str
+    id: str
+    variables: list[str]
+    """the names of its environment variables"""
+
+
+def cleanroom_image(task_image: TaskImage, sdk_source: Path | None) -> str:
+    """Return the tag of the sealed image, which is built if it is not there.
+
+    The tag is a digest of all that goes in: the image is never stale.
+    """
+    cleared = [f'ENV {name}=""' for name in task_image.variables if name != "PATH"]
+    plain = PLAIN + "\n".join(cleared)
+    with FileLock(CACHE / "cleanroom.lock"):
+        sdk = sdk_checkout(sdk_source)
+        hint = "set OPENHANDS_SDK_SOURCE to a checkout that git can read"
+        commit = run(["git", "rev-parse", "HEAD"], hint=hint, cwd=sdk)
+        changes = run(["git", "diff", "HEAD"], hint=hint, cwd=sdk)
+        sealed = (sdk / SDK_DOCKERFILE).read_text() + SEAL
+        content = "\n".join([task_image.id, commit, changes, plain, sealed])
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        tag = f"programbench-cleanroom:{digest[:40]}"
+        if image_exists(tag):
             return tag
-        run("install Docker's buildx plugin", "docker buildx version")
-        root, host = run(engine, "docker info --format={{.DockerRootDir}}|{{.Name}}").split("|")
-        space = '[ "$1" != "$(uname -n)" ] || [ $(df --output=avail "$0" | tail -n 1) -ge 5242880 ]'
-        run(f"free 5 GiB of disk in {root}, or set DOCKER_HOST", "sh -c", space, root, host)
-        say(f"Building the agent server onto {TASK_IMAGE}, and sealing it")
-        remedy = "PROGRAMBENCH_TASK_IMAGE must have setpriv and the package manager apt"
-        # The coding CLIs of INSTALL_ACP_PROVIDERS would add 600 MB that nothing here runs.
-        args = f"--build-arg=INSTALL_ACP_PROVIDERS= --build-arg=BASE_IMAGE={TASK_IMAGE} --tag={tag}"
-        run(remedy, f"docker buildx build --load --platform=linux/amd64 {args} -f", dockerfile, sdk)
+        check_disk_space()
+        say(f"Building the agent server onto {task_image.name}, and sealing it")
+        build(f"{tag}-plain", plain, TASK_IMAGE=task_image.name)
+        # The SDK's coding CLIs would add 600 MB that nothing here runs.
+        build(tag, sealed, sdk, BASE_IMAGE=f"{tag}-plain", INSTALL_ACP_PROVIDERS="")
     return tag
 
 
-# What is wrong shows, and the image is built, before the SDK's import, which takes seconds.
-if __name__ == "__main__":
-    for number in STOPS:
-        signal.signal(number, stop)
-    say(f"{INSTANCE_ID}: " + ("a rehearsal, as there is no LLM_API_KEY" if REHEARSAL else MODEL))
-    if SDK_SOURCE:
-        sdk_source()
-    check = 'for d in "$0" "$1"; do mkdir -p "$d" && rm "$(mktemp -p "$d")" || exit; done'
-    run("make PROGRAMBENCH_OUTPUT_DIR and XDG_CACHE_HOME writable", "sh -c", check, FOLDER, CACHE)
-    run("install OpenSSH's client", "ssh -V")
-    cleanroom_image()
-
-# LiteLLM would fetch a price list, and where it cannot, its import fails now and then; the list
-# that it ships with will do. An agent that puts itself in its server's place must not redirect the
-# SDK's event socket elsewhere: one attempt is no redirect. What ends a run, the SDK raises too.
-os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENHANDS_SUPPRESS_BANNER": "1"}
-os.environ |= {"WEBSOCKETS_MAX_REDIRECTS": "1", "LOG_LEVEL": os.getenv("LOG_LEVEL", "CRITICAL")}
-gc.set_threshold(50_000)  # looking for garbage less often than Python does, it imports faster
-
-from openhands.sdk import LLM, Conversation  # noqa: E402
-from openhands.sdk.conversation.exceptions import ConversationRunError  # noqa: E402
-from openhands.tools.preset.default import get_default_agent  # noqa: E402
-from openhands.workspace import DockerDevWorkspace  # noqa: E402
-
-# ## 3. The pipe
-#
-# `docker exec -i` is one stream of bytes in and one out. SSH lays any number of connections over
-# the two, both ways: the SDK's to the agent server, and LLM calls to the relay. Only who holds
-# the stream can talk to this SSH server, which is root's: the agent can neither kill nor read it.
-# When the host's end goes away, however it dies, the container stops; if it was just the pipe
-# that broke, there is time to save the work.
-
-CONTAINER_END = """mkdir -p /run/sshd; rm -f /run/key; ssh-keygen -qt ed25519 -N '' -f /run/key
-sed -i 's/^root:!/root:*!/' /etc/shadow; exec /usr/sbin/sshd -i -f /dev/null -h /run/key \
-    -oUsePAM=no -oAuthorizedKeysCommandUser=nobody -o"AuthorizedKeysCommand=/bin/echo $0" """
-# The session's command, line by line: say that the pipe is laid, and read the key to the agent
-# server's door; when the host's end has gone, wait 10 s, for it may still save the work, and stop
-# the container; say when the server listens; end it when its disk is full, since it would hang; run
-# it as the benchmark's user, `agent`, who owns nothing in /agent-server. Looking for garbage less
-# often than Python does saves a tenth of its start.
-SERVER = f"""touch /run/pipe; cd /; read -r OH_SESSION_API_KEYS_0; export OH_SESSION_API_KEYS_0
-exec 2>/dev/null 3<&0; (cat <&3; sleep 10; kill 1) >/dev/null &
-(timeout 120 bash -c 'until : </dev/tcp/127.0.0.1/{SERVER_PORT}; do sleep .05; done'; echo) &
-(while [ $(stat -fc %a ~agent) -gt 999 ]; do sleep 3; done; kill $PPID) &
-xargs -0 sh -c 'exec env "$@" setpriv --reuid=agent --regid=agent --init-groups \
-    --no-new-privs --inh-caps=-all --bounding-set=-all {AGENT_PYTHON} -c "import gc; \
-    gc.set_threshold(50_000); from openhands.agent_server.__main__ import main; main()" \
-    --port={SERVER_PORT}' - </proc/1/environ >/proc/1/fd/1 2>&1 3<&-; kill $PPID"""
+def image_exists(name: str) -> bool:
+    """Whether the engine has an image of this name."""
+    return succeeds(["docker", "image", "inspect", name])
 
 
-def open_pipe(container: str, port: int | None, scratch: Path, key: str) -> Popen[str]:
-    """Lay the pipe and start the agent server; returns once it listens, or after 120 s.
+def inspect_task_image(name: str) -> TaskImage:
+    """Return what the engine says of an image, which it pulls if need be."""
+    hint = f"set PROGRAMBENCH_TASK_IMAGE, now {name}, to an image for linux/amd64"
+    if not image_exists(name):
+        say(f"Pulling {name}")
+        run(["docker", "pull", "--platform=linux/amd64", name], hint=hint)
+    fields = "{{.Id}}\n{{.Architecture}}\n{{json .Config.Env}}"
+    command = ["docker", "image", "inspect", f"--format={fields}", name]
+    identity, architecture, variables = run(command, hint=hint).split("\n")
+    if architecture != "amd64":
+        raise CleanroomError(f"{name} is an image for {architecture}: {hint}.")
+    environment: list[str] = json.loads(variables) or []
+    names = [variable.split("=")[0] for variable in environment]
+    return TaskImage(name=name, id=identity, variables=names)
 
-    The pipe leads from `port` on this host's loopback to the server, and from LLM_PORT in the
-    container to the socket `scratch`/relay; `key` is for the server's door. Should the pipe end,
-    now or later, SIGURG comes.
+
+def sdk_checkout(sdk_source: Path | None) -> Path:
+    """Return a checkout of the installed SDK: the one that is set, or the one around
+    this file, or a clone in the user's cache.
+
+    The SDK builds its agent server from its own source, which nobody has who installed
+    it with pip.
     """
-    proxy = f'-oProxyCommand=docker exec -iu0 {container} sh -c "$SH" "$(cat {scratch}/id.pub)"'
-    ssh = f"""ssh -F/dev/null -oBatchMode=yes -oIdentitiesOnly=yes -oStrictHostKeyChecking=no -lroot
-        -oUserKnownHostsFile=/dev/null -oExitOnForwardFailure=yes -oLogLevel=ERROR -i{scratch}/id
-        -oPermitLocalCommand=yes -oLocalCommand=>{scratch}/laid
-        -L127.0.0.1:{port}:127.0.0.1:{SERVER_PORT} -R127.0.0.1:{LLM_PORT}:{scratch}/relay box"""
-    # In a session of its own: Ctrl-C in a terminal must not cut it before the work is saved.
-    # An agent that opens connections without end must not use up what this script may open.
-    # A busy engine now and then fails to `exec` in a container that it has just started.
-    lay = """ulimit -n 400; export SHELL=/bin/sh SH="$1"; shift; ssh-keygen -qted25519 -N "" -f$0/id
-    for s in 0 1 3; do [ -e $0/laid ] || { sleep $s; "$@"; }; done; rm -r $0; kill -URG $PPID"""
-    shell = ["sh", "-c", lay, scratch, CONTAINER_END, *ssh.split(), proxy, SERVER]
-    pipe = Popen(shell, stdin=PIPE, stdout=PIPE, text=True, start_new_session=True)
-    print(key, file=pipe.stdin, flush=True)
-    return pipe if pipe.stdout and pipe.stdout.readline() else fail("there is no agent server", 1)
+    hint = f"set OPENHANDS_SDK_SOURCE to a checkout of the SDK {SDK_VERSION}"
+    clone = CACHE / f"software-agent-sdk-{SDK_VERSION}"
+    candidates = (
+        [sdk_source] if sdk_source else [*Path(__file__).resolve().parents, clone]
+    )
+    for folder in candidates:
+        project = folder / "openhands-sdk" / "pyproject.toml"
+        if project.is_file() and f'"{SDK_VERSION}"' in project.read_text():
+            return folder.resolve()
+    if sdk_source:
+        raise CleanroomError(f"{sdk_source} is not one: {hint}.")
+    say(f"Cloning the OpenHands SDK {SDK_VERSION} into {CACHE}")
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        options = ["--quiet", "--depth=1", f"--branch=v{SDK_VERSION}"]
+        run(["git", "clone", *options, SDK_REPOSITORY, f"{scratch}/sdk"], hint=hint)
+        Path(scratch, "sdk").rename(clone)
+    return clone
 
 
-# ## 4. The relay
+def check_disk_space() -> None:
+    """Tell if there is no room for a build, where the engine's disk is this host's."""
+    command = ["docker", "info", "--format={{.Name}} {{.DockerRootDir}}"]
+    host, root = run(command, hint=ENGINE_HINT).split(maxsplit=1)
+    if host != os.uname().nodename or not Path(root).is_dir():
+        return
+    free = shutil.disk_usage(root).free
+    if free < BUILD_SPACE:
+        raise CleanroomError(
+            f"The build of an image needs {BUILD_SPACE >> 30} GiB of disk, and {root} "
+            f"has {free >> 20} MiB: free some, or set DOCKER_HOST."
+        )
+
+
+def build(
+    tag: str, dockerfile: str, context: Path | None = None, **arguments: str
+) -> None:
+    """Build an image with the engine's own builder, whatever builder is the default."""
+    builder = run(["docker", "context", "show"], hint=ENGINE_HINT)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "Dockerfile")
+        file.write_text(dockerfile)
+        command = ["docker", "buildx", "build", f"--builder={builder}", "--load"]
+        command += ["--platform=linux/amd64", "--progress=plain"]
+        command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        command += [f"--tag={tag}", f"--file={file}", f"{context or scratch}"]
+        try:
+            run(command, hint="")
+        except CommandFailed as error:
+            print(printable(error.words), flush=True)
+            raise CleanroomError(f"The image was not built: {error.step()}") from None
+
+
+# ## The container
+
+
+class Cleanroom(DockerDevWorkspace):
+    """A `DockerDevWorkspace` without a network: the pipe is the only way in or out.
+
+    `relay_socket` is the unix socket on this host where calls to the LLM go, and
+    `sdk_source` a checkout of the SDK. Raises CleanroomError if it cannot be started.
+    """
+
+    forward_env: list[str] = Field(default=[])
+    detach_logs: bool = False
+    relay_socket: Path
+    sdk_source: Path | None = None
+    task_image_id: str = ""
+    _pipe: "Companion | None" = None
+    _server: "Companion | None" = None
+
+    @property
+    def container(self) -> str:
+        """The id of the running container."""
+        return f"{self._container_id}"
+
+    def __enter__(self) -> Self:
+        """Return the workspace, which runs already."""
+        return self
+
+    def get_image(self) -> str:
+        """Return the sealed image, built if need be."""
+        task_image = inspect_task_image(f"{self.base_image}")
+        self.task_image_id = task_image.id
+        return cleanroom_image(task_image, self.sdk_source)
+
+    def _start_container(self, image: str, context: object) -> None:
+        """Start the container, without the SDK's echoes of what Docker says."""
+        say("Starting the container, in which a shell tries what must not work")
+        # Everyone on this host can reach the pipe's port. The SDK takes this key along.
+        os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(32)
+        try:
+            with quiet():
+                super()._start_container(image, context)
+        except RuntimeError as error:
+            raise CleanroomError(f"{error}", 1) from None
+
+    def _wait_for_health(self, *, timeout: float) -> None:
+        """Lay the pipe, start the agent server, and wait until it answers."""
+        try:
+            wait_for_engine(self.container)
+            limit_resources(self.container)
+            # Not in TMPDIR, whose name may hold what ssh has a meaning for.
+            with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+                self._pipe = lay_pipe(
+                    self.container, self.host_port, self.relay_socket, Path(scratch)
+                )
+                self._server = start_agent_server(self.container, f"{self.api_key}")
+                self._wait_for_answer(timeout)
+        except BaseException:
+            cause = self.cause_of_end()
+            self.cleanup()
+            if cause:
+                raise CleanroomError(cause, 1) from None
+            raise
+
+    def _wait_for_answer(self, timeout: float) -> None:
+        """Wait `timeout` seconds at most for an answer through the pipe."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and not self._ended():
+            if answers(f"http://127.0.0.1:{self.host_port}/health"):
+                return
+            time.sleep(0.1)
+        words = self._server.last_words() if self._server else ""
+        cause = self.cause_of_end() or f"The agent server does not answer: {words}"
+        raise CleanroomError(cause, 1)
+
+    def _ended(self) -> "list[Companion]":
+        """Return what has ended of the pipe and the agent server."""
+        return [each for each in (self._pipe, self._server) if each and each.ended]
+
+    def cause_of_end(self) -> str:
+        """Say which part of the cleanroom has ended, if any, with its last words."""
+        if not self._ended():
+            return ""
+        time.sleep(0.5)  # what ended it may end the other
+        ended = self._ended()
+        if len(ended) > 1:
+            return what_became_of(self.container)
+        return f"{ended[0].name} has ended: {ended[0].last_words()}"
+
+    def cleanup(self) -> None:
+        """End the pipe, and stop and remove the container."""
+        for companion in (self._pipe, self._server):
+            if companion:
+                companion.end()
+        with quiet():
+            super().cleanup()
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Show nothing of what Docker says, which the SDK would echo."""
+    with open(os.devnull, "w") as nowhere:
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            yield
+
+
+def wait_for_engine(container: str) -> None:
+    """Wait until the engine runs commands in the container.
+
+    A busy engine now and then fails to, right after it has started the container.
+    """
+    for pause in (0, 1, 3):
+        time.sleep(pause)
+        if succeeds(["docker", "exec", container, "/bin/true"]):
+            return
+    raise CleanroomError("The engine runs no command in the container it started.", 1)
+
+
+def limit_resources(container: str) -> None:
+    """Give the container what the benchmark's harness gives, or what the engine has.
+
+    A fork bomb, or who hoards memory, then ends in the box, and not on this host.
+    """
+    fields = "--format={{.NCPU}} {{.MemTotal}}"
+    processors, memory = run(["docker", "info", fields], hint=ENGINE_HINT).split()
+    most_memory = min(60 << 30, int(memory) * 9 // 10)
+    command = ["docker", "update", f"--cpus={min(20, int(processors))}"]
+    command += [f"--memory={most_memory}", f"--memory-swap={most_memory}"]
+    command += ["--pids-limit=4096", container]
+    if not succeeds(command):
+        say("Warning: this engine cannot limit what the container uses.")
+
+
+def what_became_of(container: str) -> str:
+    """Say why the engine no longer leads to the container."""
+    if not succeeds(["docker", "version"]):
+        return "The engine does not answer."
+    if not succeeds(["docker", "top", container]):
+        return "The container has ended."
+    return "The engine has cut the connection to the container."
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers at this address of this host's loopback."""
+    try:
+        return httpx.get(url, timeout=1, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+class Companion:
+    """A process that is beside the script for as long as the container runs.
+
+    If it ends by itself, so does the run: this sends SIGURG to the script.
+    """
+
+    OUTPUT_KEPT = 4096  # bytes; the agent can write any number to its server's output
+
+    def __init__(self, name: str, command: list[str], first_line: str = ""):
+        self.name = name
+        self.ended = False
+        self._unwanted = False
+        self._output = b""
+        self._process = Popen(
+            command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            # ssh runs its ProxyCommand with the user's shell.
+            env=os.environ | {"SHELL": "/bin/sh"},
+            # Else Ctrl-C would end it before the work is saved.
+            start_new_session=True,
+        )
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it has ended: that shows below
+            self._process.stdin.write(f"{first_line}\n".encode())
+            self._process.stdin.flush()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Keep the last of what the process says, until it ends."""
+        assert self._process.stdout
+        output = self._process.stdout.fileno()
+        while chunk := os.read(output, 65536):
+            self._output = (self._output + chunk)[-self.OUTPUT_KEPT :]
+        self._process.wait()
+        self.ended = True
+        if not self._unwanted:
+            os.kill(os.getpid(), signal.SIGURG)
+
+    def last_words(self) -> str:
+        """Return the end of what the process said, in one line fit for a terminal."""
+        words = self._output.decode(errors="replace").split()
+        said = printable(" ".join(words)[-300:]) or "it said nothing"
+        return f"{said} (exit status {self._process.returncode})"
+
+    def end(self) -> None:
+        """End the process."""
+        self._unwanted = True
+        self._process.terminate()
+
+
+# ## The pipe
 #
-# Whatever reaches the relay may come from the agent's own shell. It passes LLM calls on to one
-# origin, with the real key in place of a placeholder that is worthless elsewhere, and refuses
-# what would make the *provider* reach the internet: tools that run there are withheld, and
-# media must be inline (the rule of Inspect's sandbox agent bridge). A call, a message and a part
-# of one hold what is listed here and nothing else; to let more through, list it.
+# `docker exec -i` is one stream of bytes in and one out. SSH lays any number of
+# connections over the two, both ways: the SDK's to the agent server, and calls to the
+# LLM to the relay. Only who holds the stream can talk to this SSH server, which is
+# another user's than the agent, who can neither kill nor read it.
 
-ENDPOINTS = {"anthropic": ["/v1/messages"]}.get(PROVIDER, ["/chat/completions", "/responses"])
-FIELDS = """(?x)^(model|messages|input(_schema)?|system|instructions|text|thinking|id|tools|store
-    |reasoning(_effort|_content)?|tool_choice|(parallel_)?tool_calls|stream(_options)?|include|role
-    |metadata|seed|temperature|top_[pk]|max_(completion_|output_)?tokens|stop(_sequences)?|verbosity
-    |response_format|output_config|cache_control|prompt_cache_(key|retention)|user|type|name|strict
-    |safety_identifier|description|parameters|(tool_)?call_id|tool_use_id|status|is_error|arguments
-    |function(_call)?|data|detail|title|refusal|summary|encrypted_content|signature|annotations)$"""
-KINDS = """^(system|developer|user|assistant|message|refusal|document|reasoning|tool(_use|_result)?\
-|(redacted_)?thinking|((in|out)put_)?(text|image(_url)?)|(function|custom_tool)_call(_output)?)$"""
-# Headers of a request that hold the key, or are passed on as they are, and those of an answer. The
-# SDK takes the cost of a call from what a LiteLLM proxy says of it.
-KEYS, SENT = {"authorization", "x-api-key", "api-key"}, {"anthropic-version", "anthropic-beta"}
-RETURNED = r"content-type|retry-after(-ms)?|(x-)?request-id|x-litellm-response-cost"
-# What stands in an `image_url`: the image itself, or its detail.
-Inline = Annotated[str, Field(pattern="^(data:|(auto|low|high)$)")]
-
-
-class Listed(BaseModel, extra="allow"):
-    """What may hold listed fields only; below it says what may be in those that could reach out."""
-
-    __pydantic_extra__: dict[Annotated[str, Field(pattern=FIELDS)], Any]  # pyright: ignore
+# How what this host starts on the agent's side begins, before any other program.
+WITHOUT_PRIVILEGES = ["/usr/bin/env", "-i", "/usr/bin/setpriv", "--no-new-privs"]
+SSH_CONFIG = """\
+Host cleanroom
+    User openhands
+    ProxyCommand docker exec -i -u openhands {container} /cleanroom/pipe "{public_key}"
+    LocalForward 127.0.0.1:{port} 127.0.0.1:8000
+    RemoteForward 127.0.0.1:4999 {relay_socket}
+    ExitOnForwardFailure yes
+    RemoteCommand exec /cleanroom/pipe_session
+    IdentityFile {private_key}
+    IdentitiesOnly yes
+    BatchMode yes
+    LogLevel ERROR
+    # The engine leads to the right container: there is no other host to mistake for it.
+    StrictHostKeyChecking no
+    UserKnownHostsFile /dev/null
+"""
 
 
-class Block(Listed):
-    """A message or a part of one, in any of the three API styles; its type or else its role."""
+def lay_pipe(
+    container: str, port: int | None, relay_socket: Path, scratch: Path
+) -> Companion:
+    """Lay the pipe: from `port` on this host's loopback to the agent server, and from
+    port 4999 in the container to the relay.
 
-    kind: str = Field(validation_alias=AliasChoices("type", "role"), pattern=KINDS)
-    content: "str | list[Block] | None" = None
-    output: "str | list[Block] | None" = None
-    thinking_blocks: "list[Block] | None" = None
-    image_url: Inline | dict[str, Inline] | None = None
-    source: dict[Literal["type", "media_type", "data"], str] | None = None
+    `scratch` is a folder for its key and its configuration. When the pipe ends, the
+    container stops after ten seconds.
+    """
+    key = scratch / "key"
+    command = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-C", "", "-f", f"{key}"]
+    run(command, hint=SSH_HINT)
+    config = scratch / "ssh_config"
+    config.write_text(
+        SSH_CONFIG.format(
+            container=container,
+            port=port,
+            relay_socket=relay_socket,
+            private_key=key,
+            public_key=key.with_suffix(".pub").read_text().strip(),
+        )
+    )
+    return Companion("The pipe", ["ssh", "-F", f"{config}", "cleanroom"])
 
 
-class Tool(Listed):
-    """A tool that the agent itself runs; Anthropic leaves out the type of those."""
+def start_agent_server(container: str, session_key: str) -> Companion:
+    """Start the agent server as the benchmark's user, who can gain no privilege."""
+    command = ["docker", "exec", "--interactive", "--user=agent", container]
+    command += [*WITHOUT_PRIVILEGES, "/cleanroom/serve"]
+    return Companion("The agent server", command, first_line=session_key)
 
-    type: Literal["function", "custom"] = "custom"
+
+# ## The limit on a command
+#
+# The SDK's terminal tool waits for as long as the screen changes, so that a program
+# which fills it for ever would stall the run. The time is taken here, out of the
+# agent's reach; what stops the command runs as the agent.
 
 
-class Call(Listed):
-    """The body of an LLM call."""
+class CommandLimit:
+    """A callback of the conversation that stops a command after `seconds`.
 
-    model: Annotated[str, Field(pattern=f"^({re.escape(MODEL)}|{re.escape(MODEL_NAME)})$")]
-    messages: list[Block] = []
-    input: str | list[Block] = []
-    system: str | list[Block] = []
+    A command for which the agent itself gave a time has that, up to `LONGEST`.
+    """
+
+    LONGEST = 1800
+    # So long may the terminal tool take to notice the time that the agent gave, and to
+    # tell that a command was stopped. Then it is stopped again.
+    GRACE = 10
+
+    def __init__(self, workspace: Cleanroom, seconds: float):
+        self._container = workspace.container
+        self._seconds = seconds
+        self._time_for = dict[str, float]()  # by the ids of the commands that run
+        self._timer: threading.Timer | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take note of a command, and of its end."""
+        if isinstance(event, ActionEvent) and event.tool_name == "terminal":
+            own: float | None = getattr(event.action, "timeout", None)
+            time_for = min(own, self.LONGEST) + self.GRACE if own else self._seconds
+            self._time_for[event.tool_call_id] = time_for
+        elif isinstance(event, ObservationBaseEvent):
+            self._time_for.pop(event.tool_call_id, None)
+        else:
+            return
+        if self._timer:
+            self._timer.cancel()
+        # Of several commands, the first one runs.
+        for time_for in self._time_for.values():
+            self._stop_after(time_for, time_for)
+            break
+
+    def _stop_after(self, seconds: float, time_for: float) -> None:
+        """Stop the command that runs in so many seconds; it had `time_for` in all."""
+        self._timer = threading.Timer(seconds, self._stop, [time_for])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _stop(self, time_for: float) -> None:
+        """Stop the command that runs, and do so again if it does not end."""
+        command = ["docker", "exec", "--user=agent", self._container]
+        command += [*WITHOUT_PRIVILEGES, "/usr/bin/timeout", "30"]
+        succeeds([*command, "/cleanroom/stop_command", f"{time_for:.0f}"])
+        if self._time_for:
+            self._stop_after(self.GRACE, time_for)
+
+
+# ## The relay's policy
+#
+# Whatever reaches the relay may come from the agent's own shell. A call holds what
+# these models list and nothing else: messages, and tools that the agent runs itself.
+# Nothing in them names a thing that the provider or this host would fetch, or a tool
+# that runs at the provider. How the model is asked (its name, its limits, its effort)
+# is the run's and not the call's: those fields are let through and not used.
+
+MEBIBYTE = 1 << 20
+MAX_BODY = 32 * MEBIBYTE  # bytes of one body
+MAX_WIDE_BODY = 16 * MEBIBYTE  # where a character may take four bytes of memory
+MAX_BODIES = 256 * MEBIBYTE  # bytes of all bodies under way
+# What expands where LiteLLM reads it. A thousand steps with six tools each are fewer.
+MAX_NODES = 200_000  # values in one body, and in the arguments of its tool calls
+MAX_MESSAGES = 10_000
+MAX_TOOL_CALLS = 3_000
+MAX_TOOL_CALLS_AT_ONCE = 128
+MAX_TOOLS = 64
+MAX_SCHEMA_NODES = 500  # values in the parameters of one tool
+MAX_SCHEMA_DEPTH = 20
+MAX_NAME = 256  # characters
+
+
+# A string of JSON: possessive, so that the pattern remembers no place to return to.
+JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+def values_in(body: bytes | bytearray) -> int:
+    """Return how many values a text of JSON holds, or more as long as that is few."""
+    values = sum(body.count(mark) for mark in (b",", b"[", b"{"))
+    if values <= MAX_NODES:
+        return values
+    outside = JSON_STRING.sub(b"", body)
+    return sum(outside.count(mark) for mark in (b",", b"[", b"{"))
+
+
+def refusal(kind: LiteralString) -> PydanticCustomError:
+    """Return an error of validation whose type says what is wrong."""
+    return PydanticCustomError(kind, kind)
+
+
+def plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a function if they are small and refer to nothing."""
+    level: list[Any] = [schema]
+    nodes = 0
+    for _ in range(MAX_SCHEMA_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                members = cast("dict[str, Any]", value)
+                for name in members:
+                    # LiteLLM writes out what these refer to, each time.
+                    if name.startswith("$") or name == "definitions":
+                        raise refusal("schema_with_references")
+                    if len(name) > MAX_NAME:
+                        raise refusal("schema_with_long_names")
+                below.extend(members.values())
+            elif isinstance(value, list):
+                below.extend(cast("list[Any]", value))
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise refusal("finite_number")
+        nodes += len(below)
+        if nodes > MAX_SCHEMA_NODES:
+            raise refusal("schema_too_large")
+        if not below:
+            return schema
+        level = below
+    raise refusal("schema_too_deep")
+
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+# Gemini puts signatures of several kilobytes into the ids of tool calls.
+Identifier = Annotated[str, Field(max_length=MEBIBYTE)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+IMAGE = r"^data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}$"
+Image = Annotated[str, Field(pattern=IMAGE)]
+Parameters = Annotated[dict[str, Any], AfterValidator(plain_schema)]
+
+
+class Listed(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
+    """What has the fields that are listed, and no other."""
+
+
+class CacheControl(Listed):
+    """Where the provider may cut what it caches."""
+
+    type: Literal["ephemeral"]
+
+
+class TextPart(Listed):
+    """A text in a message of /chat/completions."""
+
+    type: Literal["text"]
+    text: str
+    cache_control: CacheControl | None = None
+
+
+class ImageUrl(Listed):
+    """An image, itself and not its address."""
+
+    url: Image
+
+
+class ImagePart(Listed):
+    """An image in a message of /chat/completions."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+    cache_control: CacheControl | None = None
+
+
+class ThinkingBlock(Listed):
+    """What the model thought, as it signed it."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThinkingBlock(Listed):
+    """What the model thought, encrypted."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+class CalledFunction(Listed):
+    """The function of a tool call."""
+
+    name: Name
+    arguments: str
+
+
+class ToolCall(Listed):
+    """A call of a tool that the agent runs."""
+
+    id: Identifier
+    type: Literal["function"]
+    function: CalledFunction
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Thought = Annotated[ThinkingBlock | RedactedThinkingBlock, Field(discriminator="type")]
+
+
+class SystemMessage(Listed):
+    """The system prompt."""
+
+    role: Literal["system"]
+    content: str | list[TextPart]
+
+
+class UserMessage(Listed):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: str | list[Part]
+
+
+class AssistantMessage(Listed):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str | list[TextPart] | None = None
+    reasoning_content: str | None = None
+    thinking_blocks: list[Thought] = []
+    tool_calls: list[ToolCall] = []
+
+
+class ToolMessage(Listed):
+    """What a tool answered."""
+
+    role: Literal["tool"]
+    content: str | list[Part]
+    tool_call_id: Identifier
+    name: Name
+    cache_control: CacheControl | None = None
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage,
+    Field(discriminator="role"),
+]
+
+
+def finite(number: str) -> float:
+    """Return a number that JSON can hold."""
+    if not math.isfinite(float(number)):
+        raise ValueError
+    return float(number)
+
+
+def plain_json(arguments: str) -> str:
+    """Return arguments as JSON that any parser reads; raises ValueError for others.
+
+    A model may leave line breaks in its strings, which the SDK bears. The parser of
+    pydantic bears neither those nor half a character, nor more than 200 levels.
+    """
+    value = json.loads(
+        arguments, strict=False, parse_float=finite, parse_constant=finite
+    )
+    try:
+        from_json(arguments)
+    except ValueError:
+        arguments = json.dumps(value)
+        from_json(arguments)
+    return arguments
+
+
+def check_arguments(calls: Sequence[CalledFunction]) -> None:
+    """Check that the arguments of tool calls are JSON, and not too much of it.
+
+    LiteLLM parses them. It tries to repair what is no JSON, for minutes if it is long.
+    The SDK replaces such arguments itself.
+    """
+    if len(calls) > MAX_TOOL_CALLS:
+        raise refusal("too_many_tool_calls")
+    if sum(values_in(call.arguments.encode()) for call in calls) > MAX_NODES:
+        raise refusal("arguments_too_large")
+    for call in calls:
+        try:
+            if call.arguments.strip():
+                call.arguments = plain_json(call.arguments)
+        except (ValueError, RecursionError):
+            raise refusal("arguments_no_json") from None
+
+
+def plain_messages(messages: list[Message]) -> list[Message]:
+    """Return the messages if their tool calls are no more than LiteLLM bears."""
+    calls: list[CalledFunction] = []
+    at_once = 0
+    for message in messages:
+        if not isinstance(message, AssistantMessage):
+            at_once = 0
+            continue
+        at_once += len(message.tool_calls)
+        if at_once > MAX_TOOL_CALLS_AT_ONCE:
+            raise refusal("too_many_tool_calls")
+        calls.extend(call.function for call in message.tool_calls)
+    check_arguments(calls)
+    return messages
+
+
+def has_cache_control(message: Message) -> bool:
+    """Whether the provider is to cache what a message holds."""
+    if isinstance(message, ToolMessage) and message.cache_control:
+        return True
+    parts = message.content if isinstance(message.content, list) else []
+    return any(part.cache_control for part in parts)
+
+
+class Function(Listed):
+    """A function that the agent runs."""
+
+    name: Name
+    description: str = ""
+    parameters: Parameters
+    strict: bool | None = None
+
+
+class ChatTool(Listed):
+    """A tool of /chat/completions."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class Thinking(Listed):
+    """How much the model may think."""
+
+    type: Literal["enabled"]
+    budget_tokens: Count
+
+
+class ChatCall(Listed):
+    """The body of a call to /chat/completions."""
+
+    messages: Annotated[
+        list[Message], Field(max_length=MAX_MESSAGES), AfterValidator(plain_messages)
+    ]
+    tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] = []
+    max_completion_tokens: Count | None = None
+    max_tokens: Count | None = None
+    # Not used: these are the run's.
+    model: Name
+    reasoning_effort: Name | None = None
+    thinking: Thinking | None = None
+    prompt_cache_key: Name | None = None
+    prompt_cache_retention: Name | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tool_choice: Literal["auto"] | None = None
+
+
+class InputText(Listed):
+    """A text in an item of /responses."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class InputImage(Listed):
+    """An image in an item of /responses."""
+
+    type: Literal["input_image"]
+    image_url: Image
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+InputPart = Annotated[InputText | InputImage, Field(discriminator="type")]
+
+
+class MessageItem(Listed):
+    """A message in a call to /responses."""
+
+    type: Literal["message"]
+    role: Literal["user", "assistant"]
+    content: list[InputPart]
+
+
+class Summary(Listed):
+    """A part of a summary of what the model thought."""
+
+    type: Literal["summary_text"]
+    text: str
+
+
+class Reasoning(Listed):
+    """A part of what the model thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningItem(Listed):
+    """What the model thought, as the provider encrypted it."""
+
+    type: Literal["reasoning"]
+    id: Identifier
+    summary: list[Summary]
+    content: list[Reasoning] | None = None
+    encrypted_content: str | None = None
+    status: Name | None = None
+
+
+class FunctionCallItem(CalledFunction):
+    """A call of a tool that the agent runs."""
+
+    type: Literal["function_call"]
+    id: Identifier
+    call_id: Identifier
+
+
+class FunctionOutputItem(Listed):
+    """What a tool answered."""
+
+    type: Literal["function_call_output"]
+    call_id: Identifier
+    output: str | list[InputPart]
+
+
+Item = Annotated[
+    MessageItem | ReasoningItem | FunctionCallItem | FunctionOutputItem,
+    Field(discriminator="type"),
+]
+
+
+def plain_items(items: list[Item]) -> list[Item]:
+    """Return the items if their tool calls are no more than LiteLLM bears."""
+    check_arguments([item for item in items if isinstance(item, FunctionCallItem)])
+    return items
+
+
+class ResponsesTool(Function):
+    """A tool of /responses."""
+
+    type: Literal["function"]
+
+
+class Effort(Listed):
+    """How much the model may think."""
+
+    effort: Name
+    summary: Name | None = None
+
+
+class ResponsesCall(Listed):
+    """The body of a call to /responses."""
+
+    input: Annotated[
+        list[Item], Field(max_length=MAX_MESSAGES), AfterValidator(plain_items)
+    ]
     instructions: str | None = None
-    tools: list[Tool] = []
+    tools: Annotated[list[ResponsesTool], Field(max_length=MAX_TOOLS)] | None = None
+    max_output_tokens: Count | None = None
+    # Not used: these are the run's.
+    model: Name
+    include: list[Literal["reasoning.encrypted_content"]] = []
+    prompt_cache_key: Name | None = None
+    prompt_cache_retention: Name | None = None
+    reasoning: Effort | None = None
+    store: Literal[False] | None = None
+    temperature: float | None = None
+    tool_choice: Literal["auto"] | None = None
+
+
+class Refused(Exception):
+    """Raised for a call that the relay does not make."""
+
+    def __init__(self, reason: str, *, field: str | None = None, status: int = 403):
+        super().__init__(reason)
+        self.field = field
+        self.status = status
+
+
+def admit(kind: type[ChatCall] | type[ResponsesCall], body: bytearray) -> Any:
+    """Return the call that a body holds; raises `Refused` for what is not listed."""
+    if values_in(body) > MAX_NODES:
+        raise Refused(f"the body has more than {MAX_NODES} values")
+    wide = b"\\u" in body or not body.isascii()
+    if wide and len(body) > MAX_WIDE_BODY:
+        raise Refused(f"the body is larger than {MAX_WIDE_BODY} bytes, and not ASCII")
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+    # The error that lies deepest names the field best. Its type says what is wrong,
+    # and its message could hold the value.
+    deepest = max(errors, key=lambda error: len(error["loc"]))
+    field = one_line(".".join(str(step) for step in deepest["loc"]), 200) or "body"
+    raise Refused(f"{field}: {deepest['type']}", field=field)
+
+
+def one_line(text: str, length: int) -> str:
+    """Return the beginning of a text, in one line and without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:length])
+
+
+# ## The relay's provider
+#
+# The user's settings make an ordinary `LLM` of the SDK. What cannot work with them is
+# told before anything slow starts.
+
+ENDPOINTS = ("/chat/completions", "/responses", "/v1/messages", "/messages")
+# What the base URL of a provider ends in, for LiteLLM; people leave it out.
+USUAL_PATHS = {
+    "gemini": "/v1beta",
+    "moonshot": "/v1",
+    "openai": "/v1",
+    "openrouter": "/api/v1",
+}
+
+
+def plain_base_url(base_url: str | None, provider: str | None) -> str | None:
+    """Return a base URL as LiteLLM wants it, from one as people write it."""
+    if not base_url:
+        return None
+    base_url = base_url.rstrip("/")
+    for endpoint in ENDPOINTS:
+        base_url = base_url.removesuffix(endpoint)
+    if provider == "anthropic":
+        return base_url.removesuffix("/v1")
+    if provider == "gemini":
+        base_url = base_url.partition("/models")[0]
+    url = httpx.URL(base_url)
+    usual_path = USUAL_PATHS.get(provider or "", "")
+    if usual_path.startswith(url.path.rstrip("/")):
+        return str(url.copy_with(path=usual_path))
+    return base_url
+
+
+def provider_of(llm: LLM) -> LLMProvider:
+    """Return where LiteLLM finds the model, and under which name."""
+    route = litellm_call_kwargs(llm.model, llm.base_url)
+    return LLMProvider.from_model(model=route["model"], api_base=route["api_base"])
+
+
+def key_of(llm: LLM) -> str | None:
+    """Return the key that is set."""
+    key = llm.api_key
+    return key.get_secret_value() if isinstance(key, SecretStr) else key
+
+
+def with_own_limits(llm: LLM) -> LLM:
+    """Return the LLM with the limits that the SDK gives it where no base URL is set.
+
+    With a base URL the SDK caps what a model may answer at 16,384 tokens, but for
+    LiteLLM's own proxies, which it asks for the limits.
+    """
+    route = litellm_call_kwargs(llm.model, llm.base_url)
+    if route["model"].startswith("litellm_proxy/"):
+        update = {"model": route["model"], "base_url": route["api_base"]}
+    else:
+        update = {"base_url": None}
+    uncapped = llm.model_copy(update=update) if llm.base_url else llm
+    limits = {
+        "max_input_tokens": uncapped.effective_max_input_tokens,
+        "max_output_tokens": uncapped.effective_max_output_tokens,
+    }
+    return llm.model_copy(update=limits)
+
+
+SERVICE_TIERS = ("_batches", "_flex", "_priority", "_ultrafast", "_decisions")
+
+
+def model_info(llm: LLM) -> dict[str, Any]:
+    """Return what LiteLLM lists of the model: its limits and prices."""
+    return cast("dict[str, Any]", llm.model_info or {})
+
+
+def highest_prices(llm: LLM) -> tuple[float, float] | None:
+    """Return the highest price of a token in and out in USD, or None if unknown."""
+    if llm.input_cost_per_token is not None and llm.output_cost_per_token is not None:
+        return llm.input_cost_per_token, llm.output_cost_per_token
+    highest = {"in": 0.0, "out": 0.0}
+    for name, price in model_info(llm).items():
+        if name.endswith(SERVICE_TIERS) or not isinstance(price, int | float):
+            continue
+        if name.startswith(("input_cost_per_token", "cache_creation_input_token_cost")):
+            highest["in"] = max(highest["in"], price)
+        if name.startswith(
+            ("output_cost_per_token", "output_cost_per_reasoning_token")
+        ):
+            highest["out"] = max(highest["out"], price)
+    if not highest["in"] or not highest["out"]:
+        return None
+    return highest["in"], highest["out"]
+
+
+def check_provider(llm: LLM, cost_limit: float | None) -> None:
+    """Tell what cannot work with the provider before anything slow starts."""
+    if llm.base_url:
+        check_base_url(llm.base_url)
+    provider = provider_of(llm)
+    if provider.name is None:
+        raise CleanroomError(
+            f"LLM_MODEL={one_line(llm.model, 200)}: LiteLLM knows no such provider; "
+            "write it as <provider>/<model>, like anthropic/claude-sonnet-5-5."
+        )
+    check_key(llm, provider)
+    if cost_limit is None:
+        return
+    if highest_prices(llm) is None:
+        raise CleanroomError(
+            f"LLM_COST_LIMIT cannot hold, as the prices of {llm.model} are not known: "
+            "set LLM_INPUT_COST_PER_TOKEN and LLM_OUTPUT_COST_PER_TOKEN, or unset it."
+        )
+    if with_own_limits(llm).effective_max_output_tokens is None:
+        raise CleanroomError(
+            f"LLM_COST_LIMIT cannot hold, as it is not known how much {llm.model} "
+            "answers at most: unset it, or choose another model."
+        )
+
+
+def check_base_url(base_url: str) -> None:
+    """Tell if a base URL is none."""
+    remedy = "write it as https://host/v1, or unset it for the provider's own."
+    try:
+        url = urlsplit(base_url)
+        port_is_valid = url.port != 0
+    except ValueError:
+        raise CleanroomError(f"LLM_BASE_URL is no address: {remedy}") from None
+    if url.scheme not in ("http", "https") or not url.hostname or not port_is_valid:
+        raise CleanroomError(f"LLM_BASE_URL is no address: {remedy}")
+    if not base_url.isprintable() or " " in base_url:
+        raise CleanroomError(f"LLM_BASE_URL has white space in it: {remedy}")
+    if url.username or url.query or url.fragment:
+        raise CleanroomError(
+            f"LLM_BASE_URL has more than an address and a path: {remedy}"
+        )
+
+
+def check_key(llm: LLM, provider: LLMProvider) -> None:
+    """Tell if the provider's key is missing, or is none."""
+    key = key_of(llm)
+    if key and not (key.isascii() and key.isprintable()):
+        raise CleanroomError(
+            "LLM_API_KEY has a character that no key has: copy it anew."
+        )
+    # A server of one's own may want none, but LiteLLM insists for two providers.
+    if key or (llm.base_url and provider.name not in ("anthropic", "gemini")):
+        return
+    if llm.model.startswith(("openhands/", "digitalocean/")):
+        raise CleanroomError(f"{llm.model} needs a key: set LLM_API_KEY.")
+    environment = cast("Any", litellm.validate_environment(llm.model))
+    for name in environment["missing_keys"]:
+        # Amazon's, Google's and Microsoft's clients look in more places.
+        if name.endswith("_API_KEY") and name not in os.environ:
+            raise CleanroomError(
+                f"{llm.model} needs a key: set LLM_API_KEY, or {name}."
+            )
+
+
+CREDENTIALS = ("API_KEY", "ACCESS_KEY", "SECRET_KEY", "TOKEN", "PASSWORD")
+
+
+def known_secrets(llm: LLM) -> list[str]:
+    """Return what nobody in the box may read, the longest first."""
+    values = [key_of(llm) or ""]
+    values += [
+        value for name, value in os.environ.items() if name.endswith(CREDENTIALS)
+    ]
+    # What is shorter is a local server's dummy.
+    return sorted({value for value in values if len(value) > 7}, key=len, reverse=True)
+
+
+# ## The relay
+
+BOX_URL = "http://127.0.0.1:4999"
+MAX_CONNECTIONS = 128  # on which the box is to send something
+MAX_REQUESTS = 64  # that came whole, and wait for their answer
+MAX_CALLS_AT_ONCE = 4
+MAX_REFUSALS_NOTED = 1_000
+BODY_SECONDS = 60
+TOKENS_OF_AN_IMAGE = 50_000  # at most, with any provider
+TOKENS_OF_A_CALL = 2_000  # that a provider adds to what is sent
+
+REHEARSAL = [
+    ("terminal", {"command": "ls -la; head -n 30 README*"}),
+    ("terminal", {"command": "./executable --help"}),
+    ("terminal", {"command": "./executable --help >NOTES.md 2>&1"}),
+    ("finish", {"message": "NOTES.md has what the binary says of itself."}),
+]
+
+
+class HttpClients(LLMClientCache):
+    """LiteLLM's HTTP clients: none of them follows a redirect.
+
+    The provider's key and the call would go wherever the redirect leads.
+    """
+
+    def set_cache(self, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep a client, once it follows no redirect."""
+        for each in (value, getattr(value, "_client", None)):
+            if hasattr(each, "follow_redirects"):
+                setattr(each, "follow_redirects", False)
+        super().set_cache(key, value, *args, **kwargs)
+
+
+class Connection(H11Protocol):
+    """A connection from the box: of too many, those that wait longest are closed."""
+
+    opened = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a new connection in."""
+        super().connection_made(transport)
+        self.opened = self.loop.time()
+        connections = cast("set[Connection]", self.connections)
+        if len(connections) > 2 * MAX_CONNECTIONS:
+            waiting = [each for each in connections if each.is_waiting()]
+            waiting.sort(key=lambda each: each.opened)
+            for each in waiting[:-MAX_CONNECTIONS]:
+                each.transport.abort()
+
+    def is_waiting(self) -> bool:
+        """Return whether the box is to send something."""
+        cycle = cast("Any", self.cycle)
+        answering = cycle and not cycle.more_body and not cycle.response_complete
+        return not answering and not self.transport.is_closing()
+
+
+def quiet_litellm() -> None:
+    """Let LiteLLM print nothing, and call the provider as this host's settings say."""
+    litellm.suppress_debug_info = True
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "asyncio", "httpx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", message="Cost calculation failed")
+    warnings.filterwarnings("ignore", message="Pydantic serializer warnings")
+    # OpenAI's own client takes 0.5 ms for each message, LiteLLM's a tenth of that.
+    os.environ["EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER"] = "True"
+    # httpx reads no netrc, and knows every kind of proxy.
+    litellm.disable_aiohttp_transport = True
+    litellm.in_memory_llm_clients_cache = HttpClients()
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle and not os.environ.get("SSL_CERT_FILE"):
+        litellm.ssl_verify = bundle
 
 
 class Relay:
-    """Forwards one run's LLM calls; knows the real key and keeps the ledger.
+    """Makes one run's LLM calls on the host, and counts what they cost.
 
-    `refusals` has for each call whether it was refused, `last` says how the last one went, and
-    `room` is how many bytes the bodies of all calls under way may still have.
+    The box reaches it through a socket in the file system, which no other user of this
+    host can open. The provider's credentials stay here.
     """
 
-    def __init__(self, ledger: IO[str]):
-        self.ledger, self.refusals, self.last, self.room = ledger, list[bool](), "none", 256 << 20
-        self.placeholder = f"placeholder-{secrets.token_hex(16)}"
-        self.origin = "/".join(BASE_URL.split("/")[:3])
-        self.path = BASE_URL.removeprefix(self.origin).rstrip("/")
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        ledger: Path,
+        call_limit: int,
+        cost_limit: float | None = None,
+        rehearsal: bool = False,
+    ):
+        self.llm = with_own_limits(llm)
+        self.ledger = ledger
+        self.call_limit = call_limit
+        self.cost_limit = cost_limit
+        self.rehearsal = rehearsal
+        self.socket = Path()
+        self.cost = 0.0
+        self.calls = 0
+        self.refused = 0
+        self.tokens_in = 0
+        self.tokens_cached = 0
+        self.tokens_out = 0
+        self.last = "there was none"
+        self._prices = highest_prices(self.llm) or (0.0, 0.0)
+        self._secrets = known_secrets(llm)
+        self._session = LLMCallContext().for_conversation(secrets.token_hex(16))
+        self._reserved = 0.0  # USD for the calls under way
+        self._requests = 0  # under way
+        self._bytes = 0  # of the bodies under way
+        self._slots = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
+
+    @property
+    def provider(self) -> str:
+        """Where the calls go: the host that is set, or else the model's provider."""
+        if self.llm.base_url:
+            return urlsplit(self.llm.base_url).netloc
+        return self.llm.model.split("/")[0]
+
+    @property
+    def llm_for_the_box(self) -> LLM:
+        """The agent's LLM: this relay, with what the SDK on this host knows of it."""
+        name = self.llm.model_canonical_name or self.llm.model
+        features = get_features(
+            name,
+            model_info=model_info(self.llm) or None,
+            overrides=self.llm.capability_overrides,
+        )
+        known = {
+            name: value for name, value in vars(features).items() if value is not None
+        }
+        route = litellm_call_kwargs(name, None)
+        return LLM(
+            usage_id="agent",
+            model=f"litellm_proxy/{self.llm.model}",
+            # With this name the SDK does not ask the relay for the model's limits.
+            model_canonical_name=route["model"].removeprefix("litellm_proxy/"),
+            capability_overrides=known,
+            base_url=BOX_URL,
+            api_key=SecretStr("the-host-has-the-key"),
+            max_input_tokens=self.llm.effective_max_input_tokens,
+            max_output_tokens=self.llm.effective_max_output_tokens,
+        )
+
+    def __enter__(self) -> Self:
+        """Open the ledger, and serve at the socket."""
+        quiet_litellm()
+        self._folder = tempfile.mkdtemp(prefix="relay-", dir="/tmp")
+        self.socket = Path(self._folder, "s")
+        self._file: IO[str] = open(self.ledger, "w", buffering=1, encoding="utf-8")
+        config = Config(
+            self._app(),
+            uds=str(self.socket),
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            backlog=256,
+            timeout_graceful_shutdown=0,
+        )
+        self._server = Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+        if not self._server.started:
+            raise RuntimeError(f"the relay cannot serve at {self.socket}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop serving; calls under way are given up."""
+        os.environ.pop("EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER", None)
+        self._server.should_exit = True
+        self._thread.join(timeout=3)
+        with contextlib.suppress(OSError):  # told when the line was written
+            self._file.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _app(self) -> FastAPI:
+        """Return the app that the box talks to."""
+        app = FastAPI(openapi_url=None, redirect_slashes=False)
+        app.add_api_route("/chat/completions", self._chat, methods=["POST"])
+        app.add_api_route("/responses", self._responses, methods=["POST"])
+        app.add_exception_handler(HTTPException, self._no_such_route)
+        return app
+
+    async def _chat(self, request: Request) -> Response:
+        """Answer a call in the older of OpenAI's two styles."""
+        return await self._answer(request, ChatCall)
+
+    async def _responses(self, request: Request) -> Response:
+        """Answer a call in the newer of OpenAI's two styles."""
+        return await self._answer(request, ResponsesCall)
+
+    async def _no_such_route(self, request: Request, _: Exception) -> Response:
+        """Refuse what is no LLM call."""
+        if request.method == "GET" and request.url.path.endswith("/model/info"):
+            # The SDK asks a proxy for this, and does without.
+            return error_response(404, "there is no such page", "not_found_error")
+        refusal = Refused("only POST to /chat/completions and /responses is served")
+        return self._refuse(request, refusal)
+
+    def _refuse(self, request: Request, refusal: Refused) -> Response:
+        """Note a refusal, and return it as an error."""
+        self.refused += 1
+        self.last = f"{refusal.status}: {refusal}"
+        if self.refused <= MAX_REFUSALS_NOTED:
+            entry = self._entry(request) | {"status": refusal.status}
+            self._note(entry | {"refused": str(refusal)})
+        kind = "permission_error" if refusal.status == 403 else "limit_error"
+        message = f"The relay refuses this call: {refusal}"
+        response = error_response(refusal.status, message, kind, refusal.field)
+        response.headers["Connection"] = "close"
+        return response
+
+    def _entry(self, request: Request) -> dict[str, Any]:
+        """Return the beginning of a line of the ledger."""
+        endpoint = one_line(f"{request.method} {request.url.path}", 100)
+        if request.url.path in ("/chat/completions", "/responses"):
+            endpoint = request.url.path
+        return {"time": time.time(), "endpoint": endpoint, "model": self.llm.model}
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Write a line of the ledger. A full disk must not end the run."""
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            print(f"A line of {self.ledger} is lost: {error}", file=sys.stderr)
+
+    async def _answer(
+        self, request: Request, kind: type[ChatCall] | type[ResponsesCall]
+    ) -> Response:
+        """Make a call, or refuse it."""
+        size = 0
+        try:
+            body = await self._read(request)
+            size = len(body)
+            async with self._turn():
+                call = admit(kind, body)
+                self._check(call)
+                price = self._highest_price(body)
+                body.clear()
+                return await self._make(request, call, price)
+        except Refused as refusal:
+            return self._refuse(request, refusal)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        finally:
+            self._bytes -= size
+
+    async def _read(self, request: Request) -> bytearray:
+        """Return the body of a call, unless it or all of them are too large."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._bytes += len(chunk)
+                    if len(body) > MAX_BODY:
+                        raise Refused(f"the body is larger than {MAX_BODY} bytes")
+                    if self._bytes > MAX_BODIES:
+                        raise Refused("the bodies under way are too large", status=429)
+        except BaseException as error:
+            self._bytes -= len(body)
+            if isinstance(error, TimeoutError):
+                raise Refused("the body came too slowly") from None
+            raise
+        return body
 
     @contextlib.asynccontextmanager
-    async def serving(self, path: Path) -> AsyncGenerator[None]:
-        """Answer at a socket in the file system, which only this user can reach."""
-        front = web.ServerRunner(web.Server(self.answer, auto_decompress=False), shutdown_timeout=1)
-        async with ClientSession(timeout=ClientTimeout(sock_read=600), trust_env=True) as self.http:
-            await front.setup()
-            await web.UnixSite(front, path).start()
-            yield
-            await front.cleanup()
-
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Forward or refuse one request, and note it in the ledger."""
-        entry: dict[str, Any] = {"time": time.time(), "method": request.method}
-        entry |= {"path": request.path[:200], "bytes": (size := request.content_length or 0)}
-        reply = web.StreamResponse()
-        self.room -= size
+    async def _turn(self) -> AsyncGenerator[None]:
+        """Wait until few calls are under way."""
+        if self._requests >= MAX_REQUESTS:
+            raise Refused("too many calls are under way", status=429)
+        self._requests += 1
         try:
-            entry["model"], body = await self.admit(request)
-            reply = rehearse(body) if REHEARSAL else await self.forward(request, body, reply)
-        except (ClientError, OSError, ValueError) as error:
-            code = 403 if isinstance(error, PermissionError) else 502
-            entry["refused" if code == 403 else "failed"] = f"{type(error).__name__}: {error}"
-            if reply.prepared and request.transport:
-                request.transport.abort()  # half an answer must not look like a whole one
-            # A shape of error that the clients of all three API styles read.
-            why = {"type": "permission_error", "message": f"The cleanroom's relay: {error}"}
-            reply = web.json_response({"type": "error", "error": why}, status=code)
-        self.room += size
-        entry |= {"status": reply.status, "answered": reply.body_length}
-        self.refusals.append("refused" in entry)
-        self.last = f"{self.origin}: {entry.get('failed') or reply.status}"
-        print(json.dumps(entry), file=self.ledger, flush=True)
-        return reply
+            async with self._slots:
+                yield
+        finally:
+            self._requests -= 1
 
-    async def admit(self, request: web.BaseRequest) -> tuple[str, str]:
-        """Return the model and the body, written anew, of a call that the policy lets through.
+    def _check(self, call: ChatCall | ResponsesCall) -> None:
+        """Refuse a call in the wrong style, and any after the last one allowed."""
+        if isinstance(call, ResponsesCall) != self.llm.uses_responses_api():
+            raise Refused("the model of this run is asked at the other endpoint")
+        if isinstance(call, ChatCall) and not self.llm.is_caching_prompt_active():
+            # For Gemini, LiteLLM would store such a text at the provider, which costs.
+            if any(has_cache_control(message) for message in call.messages):
+                raise Refused("the model of this run is sent no cache_control")
+        if self.calls >= self.call_limit:
+            raise Refused(f"{self.call_limit} calls have been made", status=402)
 
-        Raises PermissionError for any other. A parsed body takes many times its size in memory,
-        so only its text is returned: an agent must not use up this host's memory.
-        """
-        paths = [self.path + endpoint for endpoint in ENDPOINTS]
-        if request.method != "POST" or request.raw_path not in paths:
-            raise PermissionError(f"only POST to {' and '.join(paths)} is let through")
-        if not 0 < (request.content_length or 0) < 32 << 20 or self.room < 0:
-            raise PermissionError("the body is empty, of hidden length, or over 32 MiB (all: 256)")
+    def _highest_price(self, body: bytearray) -> float:
+        """Return what a call costs at most; refuse it if the limit cannot bear that."""
+        if self.cost_limit is None:
+            return 0.0
+        # A token is at least a byte.
+        images = body.count(b"data:image/")
+        tokens_in = len(body) + images * TOKENS_OF_AN_IMAGE + TOKENS_OF_A_CALL
+        context = model_info(self.llm).get("max_input_tokens")
+        if isinstance(context, int):
+            tokens_in = min(tokens_in, context)
+        tokens_out = self.llm.effective_max_output_tokens or 0
+        price = tokens_in * self._prices[0] + tokens_out * self._prices[1]
+        if self.cost + self._reserved + price > self.cost_limit:
+            raise Refused(
+                f"${self.cost:.4f} of ${self.cost_limit} are spent,"
+                f" and this call could cost ${price:.4f}",
+                status=402,
+            )
+        return price
+
+    async def _make(
+        self, request: Request, call: ChatCall | ResponsesCall, price: float
+    ) -> Response:
+        """Make a call, and note it; its highest price is set aside meanwhile."""
+        entry = self._entry(request)
+        began = time.monotonic()
+        self.calls += 1
+        self._reserved += price
+        # What holds if the run ends while the call is under way.
+        entry["status"] = 499
+        entry["cost"] = price
         try:
-            body: dict[str, Any] = json.loads(await request.content.read())
-            Call.model_validate(body)
-        except (ValueError, RecursionError) as error:
-            # Where, but not what: the ledger holds no value of a body, and little of its names.
-            raise PermissionError(re.sub("\n  .*|\n", " ", f"{error}")[:500]) from None
-        return body["model"], json.dumps(body)
+            answer = await self._ask(call)
+            self._count(entry, answer)
+            return self._success(answer, entry)
+        except Exception as error:  # LiteLLM's exceptions have no base of their own
+            if not went_unanswered(error):
+                entry["cost"] = 0.0
+            return self._failure(error, entry)
+        finally:
+            self._reserved -= price
+            self.cost += entry["cost"]
+            self.last = f"{entry['status']} {entry.get('error', '')}".strip()
+            self._note(entry | {"seconds": round(time.monotonic() - began, 3)})
 
-    async def forward(self, request: web.BaseRequest, body: str, reply: web.StreamResponse):
-        """Send what was checked, and pass the answer on as it comes; returns `reply`."""
-        sent = {name: request.headers.get(name, "") for name in KEYS | SENT}
-        keys = {n for n in KEYS if sent[n].removeprefix("Bearer ") == self.placeholder}
-        if not keys:
-            raise PermissionError("the request does not carry the run's placeholder for the key")
-        headers = {n: sent[n].replace(self.placeholder, API_KEY) for n in keys}
-        headers |= {n: sent[n] for n in SENT if sent[n]} | {"content-type": "application/json"}
-        url = self.origin + request.raw_path
-        async with self.http.post(url, data=body, headers=headers, allow_redirects=False) as up:
-            if up.status in range(300, 400):
-                raise PermissionError(f"{self.origin} redirects elsewhere")
-            reply.set_status(up.status)
-            returned = {n: v for n, v in up.headers.items() if re.fullmatch(RETURNED, n.lower())}
-            reply.headers.update({n: v.replace(API_KEY, "") for n, v in returned.items()})
-            await reply.prepare(request)
-            # No answer gives the key away: an end that could be its beginning waits for more. What
-            # is too short to be a secret is a local server's dummy, and may well be in an answer.
-            key, held = (API_KEY if len(API_KEY) > 15 else self.placeholder).encode(), b""
-            async for chunk in up.content.iter_any():
-                held = (held + chunk).replace(key, self.placeholder.encode())
-                cut = len(held) - next(n for n in range(len(key))[::-1] if held.endswith(key[:n]))
-                await reply.write(held[:cut])
-                held = held[cut:]
-            await reply.write_eof(held)
-            return reply
+    async def _ask(self, call: ChatCall | ResponsesCall) -> Any:
+        """Ask the provider as the SDK does, and return LiteLLM's answer."""
+        provider = provider_of(self.llm)
+        options: dict[str, Any] = {
+            **provider.as_litellm_call_kwargs(api_key=key_of(self.llm)),
+            "api_base": plain_base_url(provider.api_base, provider.name),
+            "api_version": self.llm.api_version,
+            "timeout": self.llm.timeout,
+            "drop_params": True,
+        }
+        if provider.name == "azure":
+            options["max_retries"] = 0  # its client retries, and the SDK does
+        if isinstance(call, ResponsesCall):
+            return await litellm.aresponses(**options, **self._responses_options(call))
+        options |= self._chat_options(call)
+        if self.rehearsal:
+            options["mock_tool_calls"] = [rehearse(call)]
+        return await litellm.acompletion(**options)
+
+    def _chat_options(self, call: ChatCall) -> dict[str, Any]:
+        """Return what the SDK on this host would ask of the model."""
+        said = call.model_dump(include={"messages", "tools"}, exclude_unset=True)
+        has_tools = bool(call.tools)
+        options = chat_options.select_chat_options(
+            self.llm, said, has_tools=has_tools, call_context=self._session
+        )
+        # The SDK in the box leaves room for what it says.
+        for name in ("max_completion_tokens", "max_tokens"):
+            if name in options:
+                options[name] = min(options[name], getattr(call, name) or math.inf)
+        return options
+
+    def _responses_options(self, call: ResponsesCall) -> dict[str, Any]:
+        """Return what the SDK on this host would ask of the model."""
+        said = call.model_dump(
+            include={"input", "instructions", "tools"}, exclude_unset=True
+        )
+        options = responses_options.select_responses_options(
+            self.llm, {}, include=None, store=None, call_context=self._session
+        )
+        return options | said
+
+    def _count(self, entry: dict[str, Any], answer: Any) -> None:
+        """Add an answer's tokens and cost to a line of the ledger, as the SDK does."""
+        metrics = self.llm.metrics
+        prices, usages = len(metrics.costs), len(metrics.token_usages)
+        self.llm.telemetry.on_request(None)
+        self.llm.telemetry.on_response(answer)
+        if len(metrics.costs) > prices and math.isfinite(metrics.costs[-1].cost):
+            entry["cost"] = metrics.costs[-1].cost
+        tokens = {"in": 0, "cached": 0, "out": 0}
+        if len(metrics.token_usages) > usages:
+            usage = metrics.token_usages[-1]
+            tokens["in"] = usage.prompt_tokens
+            tokens["cached"] = usage.cache_read_tokens
+            tokens["out"] = usage.completion_tokens
+        self.tokens_in += tokens["in"]
+        self.tokens_cached += tokens["cached"]
+        self.tokens_out += tokens["out"]
+        entry["tokens"] = tokens
+
+    def _success(self, answer: Any, entry: dict[str, Any]) -> Response:
+        """Return an answer of the provider's, with its cost for the SDK in the box."""
+        entry["status"] = 200
+        text = json.dumps(answer.model_dump(mode="json", exclude_none=True))
+        # A password that is a word may well be in an answer.
+        text = self._mask(text, longer_than=15)
+        headers = {"x-litellm-response-cost": str(entry["cost"])}
+        return Response(text, media_type="application/json", headers=headers)
+
+    def _failure(self, error: Exception, entry: dict[str, Any]) -> Response:
+        """Return what went wrong in a way that the SDK in the box understands."""
+        status = getattr(error, "status_code", None)
+        if not isinstance(status, int) or not 400 <= status < 600:
+            status = 502
+        text = str(getattr(error, "message", "") or error)[:20_000]
+        # LiteLLM in the box makes of this name an error that the SDK tries again.
+        text = text.removeprefix("litellm.APIError: ")
+        answer = answer_of(error)
+        if answer is not None and answer.is_redirect:
+            text = "the provider redirects: set LLM_BASE_URL to where it leads"
+        if status == 404 and self.llm.base_url:
+            text += " (or LLM_BASE_URL is not the address of its API)"
+        text = text.partition("Traceback (most recent call last)")[0]
+        text = HOST_PATH.sub("<path>", self._mask(text))
+        text = text.encode(errors="replace")[:2_000].decode(errors="ignore")
+        # LiteLLM in the box would take this word for a broken connection.
+        text = text.replace("APIError", "error")
+        entry["status"] = status
+        entry["error"] = one_line(text, 300)
+        response = error_response(status, text, "provider_error")
+        if answer is not None and "retry-after" in answer.headers:
+            wait = one_line(answer.headers["retry-after"], 100)
+            response.headers["Retry-After"] = wait
+        return response
+
+    def _mask(self, text: str, longer_than: int = 0) -> str:
+        """Return a text without the credentials of this host."""
+        for secret in self._secrets:
+            if len(secret) > longer_than:
+                text = text.replace(secret, "***")
+        return text
 
 
-SCRIPT = ["ls -la; head -n 30 README*", "./executable --help", "./executable --help >NOTES.md 2>&1"]
+# A path of this host's, but not a part of a URL.
+HOST_PATH = re.compile(r"(?<![\w/:.])(/[\w.@+-]+){2,}")
 
 
-def rehearse(body: str) -> web.Response:
-    """Answer as the scripted model, with one tool call: look around, run, note, finish."""
-    step = sum("tool_calls" in message for message in json.loads(body)["messages"])
-    tool, name = ("finish", "message") if step >= len(SCRIPT) else ("terminal", "command")
-    arguments = json.dumps({name: [*SCRIPT, "NOTES.md has what the binary says of itself."][step]})
-    use = {"id": f"{step}", "type": "function", "function": {"name": tool, "arguments": arguments}}
-    return web.json_response({"choices": [{"message": {"role": "assistant", "tool_calls": [use]}}]})
+def error_response(
+    status: int, message: str, kind: str, field: str | None = None
+) -> Response:
+    """Return an error as OpenAI's clients know it."""
+    error = {"message": message, "type": kind, "param": field, "code": str(status)}
+    text = json.dumps({"error": error})
+    return Response(text, status, media_type="application/json")
 
 
-# ## 5. The workspace and the submission
+def causes(error: BaseException | None) -> Generator[BaseException]:
+    """Yield an exception, and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def went_unanswered(error: Exception) -> bool:
+    """Return whether the provider got the call but did not answer: it may charge."""
+    kinds = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
+    return any(isinstance(each, kinds) for each in causes(error))
+
+
+def answer_of(error: Exception) -> httpx.Response | None:
+    """Return what the provider answered where that led to an exception."""
+    answer = None
+    for each in causes(error):
+        response = getattr(each, "response", None)
+        if isinstance(response, httpx.Response):
+            # The first cause has the provider's; LiteLLM makes others up.
+            answer = response
+    return answer
+
+
+def rehearse(call: ChatCall) -> dict[str, Any]:
+    """Return the next tool call of the rehearsal: look around, run, note, finish."""
+    step = sum(isinstance(message, ToolMessage) for message in call.messages)
+    name, arguments = REHEARSAL[min(step, len(REHEARSAL) - 1)]
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {"id": f"call_{step}", "type": "function", "function": function}
+
+
+# ## The submission
 #
-# The SDK's own workspace runs the container. Two of its methods change: where the image comes
-# from, and that the pipe is laid before anyone knocks at the server's door. The submission is
-# a gzipped tar of /workspace, where `programbench eval` looks for it, only with files, folders
-# and links that stay inside.
+# It is a gzipped tar of /workspace, where `programbench eval` looks for it. The engine
+# hands over the files, so this works whatever the agent did to its own tools, and this
+# side writes the archive anew.
+
+
+def save_work(
+    workspace: Cleanroom, conversation: BaseConversation, folder: Path
+) -> Path | None:
+    """Save the trajectory and the submission; returns the submission's path.
+
+    Goes to the temp folder if `folder` takes no files. Returns None if the engine no
+    longer has the work.
+    """
+    finish_before_stopping()
+    try:
+        save_trajectory(conversation.state.events, folder)
+        return save_submission(workspace, folder)
+    except OSError as error:
+        say(f"{error}: saving to the temp folder instead")
+        folder = Path(tempfile.mkdtemp())
+        save_trajectory(conversation.state.events, folder)
+        return save_submission(workspace, folder)
+
+
+def save_trajectory(events: Iterable[BaseModel], folder: Path) -> None:
+    """Save the conversation's events as lines of JSON; the SDK masks the secrets."""
+    with open(fresh(folder / "trajectory.jsonl"), "w") as file:
+        file.writelines(f"{event.model_dump_json()}\n" for event in events)
+
+
+def save_submission(workspace: Cleanroom, folder: Path) -> Path | None:
+    """Save /workspace as `submission.tar.gz`, and print what is in it."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        part = Path(scratch, "submission.tar.gz")
+        if problem := copy_workspace(workspace.container, part):
+            print(
+                f"error: the engine does not hand over the work: {problem}",
+                file=sys.stderr,
+            )
+            return None
+        path = part.rename(fresh(folder / part.name))
+    print_submission(path)
+    return path
+
+
+def copy_workspace(container: str, archive_path: Path) -> str:
+    """Write what is to be submitted of a container's /workspace to an archive.
+
+    Returns the engine's words if it does not hand over all of it, or "".
+    """
+    command = ["docker", "cp", f"{container}:/workspace/.", "-"]
+    with paused(container), tempfile.TemporaryFile() as words:
+        with (
+            contextlib.suppress(tarfile.ReadError),  # the engine's status tells of it
+            Popen(command, stdout=PIPE, stderr=words, process_group=0) as engine,
+            tarfile.open(fileobj=engine.stdout, mode="r|") as files,
+            tarfile.open(archive_path, "w:gz", compresslevel=6) as archive,
+        ):
+            for member in submittable(files):
+                content = files.extractfile(member) if member.isreg() else None
+                archive.addfile(member, content)
+        words.seek(0)
+        return (
+            words.read().decode(errors="replace").strip() if engine.returncode else ""
+        )
+
+
+@contextlib.contextmanager
+def paused(container: str) -> Generator[None]:
+    """Freeze the container: a file that shrinks while it is copied breaks the copy.
+
+    An engine that cannot freeze it hands over the files as they come.
+    """
+    # It ends the pause at the end of its input, however this script ends: a frozen
+    # container could not notice that.
+    command = ["sh", "-c", 'read -r _; exec docker unpause "$0"', container]
+    with Popen(
+        command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+    ):
+        for _ in range(4):
+            if succeeds(["docker", "pause", container]):
+                break
+            time.sleep(1)
+        yield
 
 
 def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
     """Yield the members of /workspace that are the agent's to submit.
 
-    What only root can read is not: that is the reference binary, under whatever name, since
-    the agent can move it but not copy it. Nor are hard links to it, devices, and ways out.
+    What nobody may read is not: that is the reference binary, under whatever name, as
+    the agent can move it but neither copy it nor change its mode. Nor are hard links to
+    it, devices, and whatever leads out of /workspace.
     """
     left_out = set[str]()
     for member in files:
-        secret = member.isreg() and member.uid == 0 and not member.mode & 0o044
-        # Two links may lead out together where each stays inside: `..` may only come first.
+        unreadable = member.isreg() and not member.mode & 0o444
+        # Two links may lead out together where each stays inside: `..` may only come
+        # first.
         winding = "/../" in f"{member.linkname.lstrip('./')}/"
-        with contextlib.suppress(tarfile.FilterError):
-            tarfile.data_filter(member, "/workspace")
-            if not (secret or winding or member.linkname in left_out):
-                yield member
-                continue
-        left_out.add(member.name)
+        if unreadable or winding or member.linkname in left_out or leads_out(member):
+            left_out.add(member.name)
+        else:
+            yield member
+
+
+def leads_out(member: tarfile.TarInfo) -> bool:
+    """Whether Python itself would not extract this member of an archive."""
+    try:
+        tarfile.data_filter(member, "/workspace")
+    except tarfile.FilterError:
+        return True
+    return False
 
 
 def fresh(path: Path) -> Path:
-    """Return a path where nothing is: what an older run left there is kept, under its time."""
+    """Return a path where nothing is: an older run's file is kept, under its time."""
     if path.exists():
         path.rename(path.with_name(f"{path.stat().st_mtime:.0f}-{path.name}"))
     return path
 
 
-class Cleanroom(DockerDevWorkspace):
-    """A `DockerDevWorkspace` without a network: the pipe is the only way in or out."""
-
-    base_image: str | None = TASK_IMAGE
-    network: str | None = "none"
-    forward_env: list[str] = Field(default=[])  # else all see the key in `docker inspect`
-    detach_logs: bool = False
-    scratch: Path
-    exits: Any = Field(exclude=True)  # what to undo in the end, even if a step below fails
-
-    def get_image(self) -> str:
-        """Return the sealed image, built if need be."""
-        return cleanroom_image()
-
-    def _wait_for_health(self, *, timeout: float) -> None:
-        """Lay the pipe, then wait for the agent server to be ready, at most `timeout` seconds."""
-        self.exits.callback(self.cleanup)
-        pipe = open_pipe(f"{self._container_id}", self.host_port, self.scratch, f"{self.api_key}")
-        # Never waited for, it stays a zombie when it has ended, so that its id stays its own.
-        self.exits.callback(lambda: os.killpg(pipe.pid, signal.SIGTERM))
-        super()._wait_for_health(timeout=timeout)
-
-    def save(self, folder: Path, events: Iterable[BaseModel]) -> Path | None:
-        """Save the trajectory, and /workspace as `submission.tar.gz`; say what is in that.
-
-        The engine hands over the files, so this works whatever the agent did to its own tools;
-        this side writes the archive anew. Returns None if the engine does not have them.
-        """
-        with open(fresh(folder / "trajectory.jsonl"), "w") as file:
-            file.writelines(f"{event.model_dump_json()}\n" for event in events)
-        # Frozen for the copy: a file that shrinks under it would break the engine's archive.
-        copy = """exec 3>&1 >/dev/null; trap 'docker unpause $0' EXIT; for try in 1 2 3 4; do
-            docker pause $0 && break; sleep 1; done 2>/dev/null; docker cp $0:/workspace/. - >&3"""
-        command = ["sh", "-c", copy, f"{self._container_id}"]
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            with (
-                contextlib.suppress(tarfile.ReadError),  # then the engine's status tells
-                Popen(command, stdout=PIPE, process_group=0) as handed,
-                tarfile.open(fileobj=handed.stdout, mode="r|") as files,
-                tarfile.open(f"{scratch}/part", "w:gz", compresslevel=6) as archive,
-            ):
-                for member in submittable(files):
-                    archive.addfile(member, files.extractfile(member) if member.isreg() else None)
-            if handed.returncode:
-                # (None is what `print` returns.)
-                return print("error: the engine does not hand over the work", file=sys.stderr)
-            path = Path(scratch, "part").rename(fresh(folder / "submission.tar.gz"))
-        with tarfile.open(path) as archive:
-            kept = archive.getmembers()
-            notes = [archive.extractfile(m) for m in kept if m.name == "./NOTES.md" and m.isreg()]
-            text = b"".join(file.read(64 << 10) for file in notes if file).decode(errors="replace")
-        # The agent wrote this: nothing in it may move the cursor.
-        print("\nNOTES.md:\n\n" + "".join(c for c in text if c.isprintable() or c in "\n\t") + "\n")
-        top = sorted({member.name.split("/")[1] for member in kept if "/" in member.name})
-        print(f"submission  {len(kept)} entries, {path.stat().st_size:,} bytes: {top}")
-        return path
+def print_submission(path: Path) -> None:
+    """Print the agent's notes and what lies at the top of the submission."""
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+        for member in members:
+            if member.name != "./NOTES.md" or not member.isreg():
+                continue
+            if notes := archive.extractfile(member):
+                text = notes.read(64 << 10).decode(errors="replace")
+                print(f"\nNOTES.md:\n\n{printable(text)}\n")
+    top = sorted(
+        {member.name.split("/")[1] for member in members if "/" in member.name}
+    )
+    print(f"submission  {len(members)} entries, {path.stat().st_size:,} bytes: {top}")
 
 
-# ## 6. The audit
-#
-# Before the first token is spent, the agent's own shell tries what must not work.
-
-AUDIT = {
-    "nothing up but loopback": "cd /sys/class/net; [ $(grep -l '[13579bdf]$' */flags) = lo/flags ]",
-    "not root": "[ $(id -u) != 0 ] && ! grep 'Cap.*:.*[1-9a-f]' /proc/self/status",
-    "no way to root": f"grep NoNew.*1 /proc/self/status && ! [ -w {AGENT_PYTHON} ]",
-    "no setuid shell": "! find / -xdev -path /agent-server -prune -o -perm -4000 "
-    "-exec grep -l OPTIND {} + | grep .",
-    "no key": "! env | grep -iE 'api_?key|token'",
-    "a binary of root's that can be run": "[ -x executable ] && [ $(stat -c %u executable) = 0 ]",
-    "no way to read the executable": "! (cat executable || chmod u+r executable)",
-    "no way to link to the executable": "! ln executable linked",
-    "no way to trace the executable": "sleep 1 | ./executable & sleep .2; ! cat /proc/$!/maps",
-}
+# ## The audit
 
 
 def audit(workspace: Cleanroom) -> None:
-    """Let the agent's shell try; ends the script, with status 3, unless everything holds."""
-    ask = "; ".join(f"({t}) >/dev/null 2>&1 && echo yes || echo NO" for t in AUDIT.values())
-    answers = workspace.execute_command(ask, cwd="/workspace").stdout.split()
-    verdicts = dict.fromkeys(AUDIT, "NO") | dict(zip(AUDIT, answers, strict=False))
-    print("\n".join(f"{verdict:>12}  {claim}" for claim, verdict in verdicts.items()), flush=True)
-    if broken := [claim for claim, verdict in verdicts.items() if verdict != "yes"]:
-        fail(f"no LLM was called: {TASK_IMAGE}, or the engine, breaks {broken}.", 3)
+    """Have the agent's own shell try what must not work, before any token is spent.
+
+    Raises CleanroomError, with status 3, unless everything holds.
+    """
+    answer = workspace.execute_command("/cleanroom/audit", timeout=60)
+    *lines, last = answer.stdout.splitlines() or [""]
+    broken = list[str]()
+    for line in lines:
+        verdict, claim = line.split(maxsplit=1)
+        print(f"{verdict:>12}  {claim}", flush=True)
+        if verdict != "yes":
+            broken.append(claim)
+    if last != "audited":
+        broken.append(f"the audit itself: {answer.stderr[-200:]}")
+    if broken:
+        image = workspace.base_image
+        broken_claims = "; ".join(broken)
+        raise CleanroomError(
+            f"No LLM was called: {image}, or the engine, breaks {broken_claims}.", 3
+        )
 
 
-# ## 7. The run
+# ## Saying and doing
+
+STARTED = time.monotonic()
+ENGINE_HINT = "start Docker, or set DOCKER_HOST to an engine that answers"
+SSH_HINT = "install OpenSSH's client"
 
 
-def main() -> int:
-    """Run one task; returns 0 if the agent finished it."""
-    # Anyone on this host can connect to the pipe's port: this key keeps them out.
-    os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(32)
-    with contextlib.ExitStack() as exits, open(os.devnull, "w") as null:
-        scratch = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="cleanroom-")))
-        relay = Relay(exits.enter_context(open(fresh(FOLDER / "llm_calls.jsonl"), "w")))
-        portal = exits.enter_context(start_blocking_portal())
-        exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
-        digest = run("start Docker", "docker image inspect --format={{.Id}}", TASK_IMAGE)
-        say("Starting the container, where the agent's own shell tries what must not work")
+def say(step: str) -> None:
+    """Print what comes next, after the seconds since the start."""
+    print(f"[{time.monotonic() - STARTED:6.1f} s] {step}", flush=True)
+
+
+def printable(text: str) -> str:
+    """Return a text without what could move the cursor: it may be the agent's."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
+class CommandFailed(CleanroomError):
+    """A command failed; `words` is what it said."""
+
+    def __init__(self, command: list[str], words: str, hint: str):
+        last_words = " ".join(words.split())[-500:]
+        super().__init__(f"`{' '.join(command[:3])}` says: {last_words}; {hint}.")
+        self.words = words
+
+    def step(self) -> str:
+        """Return what the failed step of a build said.
+
+        BuildKit repeats it between two lines of dashes, below the step's name.
+        """
+        parts = self.words.split("\n------\n")
+        said = parts[-2].partition("\n")[2] if len(parts) > 2 else self.words
+        lines = [re.sub(r"^\d+\.\d+ ", "", line) for line in said.splitlines()]
+        return printable(" ".join(lines).strip()[-500:])
+
+
+def run(command: list[str], *, hint: str, cwd: Path | None = None) -> str:
+    """Return what a command prints; raises CommandFailed with its words and a hint."""
+    try:
+        # In a process group of its own, so that all of it ends with this script.
+        process = Popen(
+            command, stdout=PIPE, stderr=PIPE, text=True, cwd=cwd, process_group=0
+        )
+    except OSError as error:
+        raise CleanroomError(f"{error}: {hint}.") from None
+    with process:
         try:
-            with contextlib.redirect_stdout(null):  # the SDK's echoes of Docker
-                workspace = Cleanroom(target="source-minimal", scratch=scratch, exits=exits)
-        except RuntimeError as error:
-            fail(" ".join(f"{error}".split()))
-        audit(workspace)
-        base_url = f"http://127.0.0.1:{LLM_PORT}{relay.path}"
-        llm = LLM(usage_id="agent", model=MODEL, api_key=relay.placeholder, base_url=base_url)
-        agent = get_default_agent(llm, cli_mode=True)
-        conversation = Conversation(agent=agent, workspace=workspace, delete_on_close=False)
-        try:
-            conversation.set_title(INSTANCE_ID)  # else the server asks the LLM for one
-            conversation.send_message(INSTRUCTION)
-            conversation.run(timeout=int(LIMIT))
-        except ConversationRunError as error:
-            print(f"The run ended early: {error} Last LLM call: {relay.last}", file=sys.stderr)
-        finally:
-            # From here on a first signal does not interrupt the saving; a second one ends all.
-            for each in [each for each in STOPS if signal.getsignal(each) is stop]:
-                signal.signal(each, lambda number, _: signal.signal(number, signal.SIG_DFL))
-            try:
-                path = workspace.save(FOLDER, conversation.state.events)
-            except OSError as error:
-                say(f"{error}: saving to the temp folder instead")
-                path = workspace.save(Path(tempfile.mkdtemp()), conversation.state.events)
-            stats = conversation.conversation_stats.get_combined_metrics()
-            u = stats.accumulated_token_usage
-            tokens = f"{u.prompt_tokens:,} in, {u.completion_tokens:,} out" if u else "none"
-            with contextlib.redirect_stdout(null):
-                exits.close()
-            print(f"image       {TASK_IMAGE}, {digest}\nisolation   no network, audited")
-            print(f"LLM calls   {len(relay.refusals)}, {sum(relay.refusals)} refused, to {MODEL}")
-            print(f"tokens      {tokens}\nwall time   {time.monotonic() - BEGUN:.1f} s")
-            print(f"SUBMISSION: {path}" if path else "There is no submission.")
-            print(f"EXAMPLE_COST: {stats.accumulated_cost}", flush=True)
-    return 0 if path and conversation.state.execution_status.value == "finished" else 1
+            output, words = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+    if process.returncode:
+        raise CommandFailed(command, words or output, hint)
+    return output.strip()
+
+
+def succeeds(command: list[str]) -> bool:
+    """Whether a command succeeds; what it prints does not matter."""
+    with Popen(command, stdout=DEVNULL, stderr=DEVNULL, process_group=0) as process:
+        return process.wait() == 0
+
+
+def exempt_loopback_from_proxies() -> None:
+    """Have no library look for this host's own loopback behind a proxy."""
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = f"{exempt},127.0.0.1,localhost".strip(",")
+
+
+def script() -> int:
+    """Run `main()`; whatever ends it is told in one sentence."""
+    exempt_loopback_from_proxies()
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+    try:
+        return main()
+    except CleanroomError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except (httpx.HTTPError, WebSocketConnectionError) as error:
+        print(f"error: The agent server does not answer: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"\nThe run ended early: {stopped}.", file=sys.stderr)
+        return stopped.status
 
 
 if __name__ == "__main__":
-    os._exit(main())  # all is closed: Python would take 1.5 s more to free what it imported
+    sys.exit(script())

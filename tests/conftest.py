@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -16,26 +15,30 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import psutil
 import pytest
+from pydantic import SecretStr
 from scripted_llm import ScriptedLLM
+
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "12_programbench_cleanroom.py"
 TASK_IMAGE = os.environ.get(
-    "PROGRAMBENCH_TASK_IMAGE", "programbench/example_1776_tally.1a2b3c4:task_cleanroom_v6"
+    "PROGRAMBENCH_TASK_IMAGE",
+    "programbench/example_1776_tally.1a2b3c4:task_cleanroom_v6",
 )
 # LiteLLM's import fetches a price list. If that fails, it warns in the midst of the import, which
 # now and then ends with a deadlock or a circular import: 5 of 15 plain containers, three starting
 # at a time, on a machine with no way out. The example and its image do the same as this.
 LOCAL_PRICES = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+os.environ |= LOCAL_PRICES
 # What the SDK's plain container gets of the environment: this, and the key that the SDK gives it.
 FORWARDED = ["OH_SESSION_API_KEYS_0", *LOCAL_PRICES]
-_numbers = itertools.count(1)
+MODULE_NAME = "programbench_cleanroom"
 
 
 def clean_environment(**environment: str) -> dict[str, str]:
@@ -43,12 +46,11 @@ def clean_environment(**environment: str) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("LLM_", "PROGRAMBENCH_", "OH_SESSION_", "SESSION_API_KEY"))
+        if not name.startswith(
+            ("LLM_", "PROGRAMBENCH_", "OH_SESSION_", "SESSION_API_KEY")
+        )
     }
-    # An endpoint on loopback must not be looked for behind the machine's proxy.
-    exempt = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
-    inherited |= {"NO_PROXY": exempt, "no_proxy": exempt, "PROGRAMBENCH_TASK_IMAGE": TASK_IMAGE}
-    return inherited | environment
+    return inherited | {"PROGRAMBENCH_TASK_IMAGE": TASK_IMAGE} | environment
 
 
 @contextlib.contextmanager
@@ -64,18 +66,15 @@ def environ(**environment: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def load_example(**environment: str) -> Any:
-    """Return a fresh module object of the example, with these settings in its environment."""
-    name = f"example_{next(_numbers)}"
-    spec = importlib.util.spec_from_file_location(name, EXAMPLE)
-    assert spec
-    assert spec.loader
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    # pydantic and inspect look a class's module up by its name.
-    sys.modules[name] = module
-    with environ(**clean_environment(**environment)):
+def load_example() -> Any:
+    """Return the example as a module; its file's name is none that `import` takes."""
+    if MODULE_NAME not in sys.modules:
+        spec = importlib.util.spec_from_file_location(MODULE_NAME, EXAMPLE)
+        assert spec and spec.loader
+        # pydantic looks a class's module up by its name.
+        sys.modules[MODULE_NAME] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return module
+    return sys.modules[MODULE_NAME]
 
 
 def instance_id(image: str) -> str:
@@ -92,8 +91,21 @@ def missing(reason: str) -> NoReturn:
 
 def output_of(*command: str) -> str:
     """Return what a command prints."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True
+    )
     return done.stdout
+
+
+def clone_sdk(folder: Path) -> Path:
+    """Make a checkout of the SDK's repository, in the version that is installed."""
+    url, tag = (
+        "https://github.com/OpenHands/software-agent-sdk.git",
+        f"v{version('openhands-sdk')}",
+    )
+    clone = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1"]
+    output_of(*clone, f"--branch={tag}", url, f"{folder}")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -110,8 +122,12 @@ def docker() -> None:
 @pytest.fixture(scope="session")
 def task_image(docker: None) -> str:
     """The name of a task image that this engine has."""
-    if subprocess.run(["docker", "image", "inspect", TASK_IMAGE], capture_output=True).returncode:
-        missing(f"there is no image {TASK_IMAGE}; `bash tests/ground.sh` makes a small one")
+    if subprocess.run(
+        ["docker", "image", "inspect", TASK_IMAGE], capture_output=True
+    ).returncode:
+        missing(
+            f"there is no image {TASK_IMAGE}; `bash tests/ground.sh` makes a small one"
+        )
     return TASK_IMAGE
 
 
@@ -127,7 +143,7 @@ def plain_image(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> st
     env = os.environ | LOCAL_PRICES | {"TMPDIR": f"{tmp_path_factory.mktemp('build')}"}
     done = subprocess.run(
         [sys.executable, "-c", BUILD, task_image],
-        cwd=load_example().sdk_source(),
+        cwd=load_example().sdk_checkout(None),
         env=env,
         capture_output=True,
         text=True,
@@ -146,26 +162,41 @@ def plain_workspace(image: str, **fields: Any) -> Any:
         return DockerWorkspace(**fields)
 
 
+def sealed_tag(image: str) -> str:
+    """Return the tag under which the example keeps what it seals of a task image."""
+    example = load_example()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example, "image_exists", lambda _: True)
+        return example.cleanroom_image(example.inspect_task_image(image), None)
+
+
 @contextlib.contextmanager
 def image_built(dockerfile: str, *options: str) -> Iterator[str]:
     """Have a task image of this text, under a name of its own."""
     instance = f"tests_1776_image.{secrets.token_hex(4)[:7]}"
-    name = f"programbench/{instance}:task_cleanroom_v6"
+    name, label = (
+        f"programbench/{instance}:task_cleanroom_v6",
+        f"of-the-tests={instance}",
+    )
     # Not from stdin: Docker would leave a copy of that in the temp folder.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "Dockerfile").write_text(dockerfile)
-        output_of("docker", "build", "--quiet", f"--tag={name}", *options, folder)
+        tags = [f"--tag={name}", f"--label={label}"]
+        output_of("docker", "build", "--quiet", *tags, *options, folder)
     try:
         yield name
     finally:
-        tags = output_of("docker", "image", "ls", "--format={{.Repository}}:{{.Tag}}").split()
-        # With what was built onto it.
-        output_of("docker", "image", "rm", "--force", *(tag for tag in tags if instance in tag))
+        list_images = ["docker", "image", "ls", "--quiet"]
+        # What was built onto it has its label, but for a seal that a test made itself.
+        built = {*output_of(*list_images, f"--filter=label={label}").split()}
+        with contextlib.suppress(load_example().CleanroomError):  # for another platform
+            built |= {*output_of(*list_images, sealed_tag(name)).split()}
+        output_of("docker", "image", "rm", "--force", *built)
 
 
 def image_unbuilt() -> contextlib.AbstractContextManager[str]:
     """Have a task image that no agent server was built onto yet."""
-    return image_built(f"FROM {TASK_IMAGE}\nLABEL of-the-tests={secrets.token_hex()}\n")
+    return image_built(f"FROM {TASK_IMAGE}\n")
 
 
 class Run:
@@ -181,7 +212,10 @@ class Run:
         self, *arguments: str, timeout: float = 240, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Return what became of it; `arguments` go to Python, before the script."""
-        folders = {"PROGRAMBENCH_OUTPUT_DIR": f"{self.output}", "TMPDIR": f"{self.temp}"}
+        folders = {
+            "PROGRAMBENCH_OUTPUT_DIR": f"{self.output}",
+            "TMPDIR": f"{self.temp}",
+        }
         command = [*self.prefix, sys.executable, *arguments, f"{EXAMPLE}"]
         self.process = process = psutil.Popen(
             command,
@@ -207,12 +241,18 @@ class Run:
             for child in self.process.children(recursive=True) if self.process else ():
                 with contextlib.suppress(psutil.Error):
                     if (command := child.cmdline())[:2] == ["docker", "exec"]:
-                        found |= {word for word in command if re.fullmatch("[0-9a-f]{64}", word)}
+                        found |= {
+                            word
+                            for word in command
+                            if re.fullmatch("[0-9a-f]{64}", word)
+                        }
         return found
 
     def leftovers(self) -> list[str]:
         """Return what lies in the temp folder; uv's own lock files do not count."""
-        return [path.name for path in self.temp.iterdir() if not path.name.startswith("uv-")]
+        return [
+            path.name for path in self.temp.iterdir() if not path.name.startswith("uv-")
+        ]
 
 
 @pytest.fixture
@@ -228,21 +268,22 @@ class Cleanroom:
     workspace: Any
     relay: Any
     llm: ScriptedLLM
-    module: Any
     key: str
     ledger: Path
 
     @property
     def container(self) -> str:
         """The container's id."""
-        return f"{self.workspace._container_id}"
+        return self.workspace.container
 
     def shell(self, command: str, timeout: float = 30) -> Any:
         """Run a command where the agent's tools run; has `.exit_code`, `.stdout`, `.stderr`."""
         return self.workspace.execute_command(command, timeout=timeout)
 
-    def root(self, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a command as the container's root."""
+    def root(
+        self, command: str, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as the container's root, who otherwise runs nothing."""
         return subprocess.run(
             ["docker", "exec", "--user=root", self.container, "sh", "-c", command],
             capture_output=True,
@@ -283,7 +324,14 @@ print(json.dumps(found))
 
 def in_memory(container: str, *patterns: str) -> dict[str, list[str]]:
     """Return what matches in the memory of a container's processes, with their names."""
-    command = ["docker", "exec", "--interactive", "--privileged", "--user=root", container]
+    command = [
+        "docker",
+        "exec",
+        "--interactive",
+        "--privileged",
+        "--user=root",
+        container,
+    ]
     done = subprocess.run(
         [*command, "/agent-server/.venv/bin/python", "-Ic", SEARCH_MEMORY],
         input=json.dumps(patterns),
@@ -296,34 +344,46 @@ def in_memory(container: str, *patterns: str) -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def open_cleanroom(module: Any, ledger: IO[str], **fields: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the workspace and the relay of a module of the example's, wired as in its `main()`."""
-    key = secrets.token_hex(32)
-    with environ(**clean_environment(OH_SESSION_API_KEYS_0=key)), contextlib.ExitStack() as exits:
-        scratch = Path(exits.enter_context(tempfile.TemporaryDirectory()))
-        relay = module.Relay(exits.enter_context(ledger))
-        portal = exits.enter_context(module.start_blocking_portal())
-        exits.enter_context(portal.wrap_async_context_manager(relay.serving(scratch / "relay")))
-        fields |= {"target": "source-minimal", "scratch": scratch, "exits": exits}
-        yield module.Cleanroom(**fields), relay
+def open_cleanroom(
+    llm: ScriptedLLM,
+    folder: Path,
+    image: str = TASK_IMAGE,
+    model: str = "openai/gpt-4o-mini",
+    **fields: Any,
+) -> Iterator[Cleanroom]:
+    """Have a cleanroom whose relay's provider is `llm`, wired as in the example's `main()`."""
+    from openhands.sdk import LLM
+
+    example = load_example()
+    key, ledger = f"sk-test-{secrets.token_hex(16)}", folder / "llm_calls.jsonl"
+    provider = LLM(
+        usage_id="agent", model=model, api_key=SecretStr(key), base_url=llm.base_url
+    )
+    with environ(**clean_environment()):
+        example.exempt_loopback_from_proxies()
+        with (
+            example.Relay(provider, ledger=ledger, call_limit=1000) as relay,
+            example.Cleanroom(
+                base_image=image,
+                target="source-minimal",
+                network="none",
+                relay_socket=relay.socket,
+                **fields,
+            ) as workspace,
+        ):
+            yield Cleanroom(workspace, relay, llm, key, ledger)
 
 
 @pytest.fixture(scope="session")
-def cleanroom(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cleanroom]:
+def cleanroom(
+    task_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cleanroom]:
     """One cleanroom for the whole session."""
-    key = f"sk-test-{secrets.token_hex(16)}"
-    folder = tmp_path_factory.mktemp("cleanroom")
-    with ScriptedLLM() as llm:
-        module = load_example(
-            LLM_API_KEY=key,
-            LLM_MODEL="openai/gpt-4o-mini",
-            LLM_BASE_URL=llm.base_url,
-            PROGRAMBENCH_OUTPUT_DIR=f"{folder}",
-        )
-        module.FOLDER.mkdir(parents=True)
-        ledger = module.FOLDER / "llm_calls.jsonl"
-        with open_cleanroom(module, open(ledger, "w")) as (workspace, relay):
-            yield Cleanroom(workspace, relay, llm, module, key, ledger)
+    with (
+        ScriptedLLM() as llm,
+        open_cleanroom(llm, tmp_path_factory.mktemp("cleanroom")) as room,
+    ):
+        yield room
 
 
 def engine_state() -> dict[str, set[str]]:
@@ -343,10 +403,16 @@ def engine_state() -> dict[str, set[str]]:
 def another_run() -> bool:
     """Tell whether somebody else runs the example or tests: then what is whose cannot be told."""
     ours = psutil.Process()
-    related = {process.pid for process in [ours, *ours.parents(), *ours.children(recursive=True)]}
+    related = {
+        process.pid
+        for process in [ours, *ours.parents(), *ours.children(recursive=True)]
+    }
     return any(
         process.pid not in related
-        and any(word.endswith(("pytest", EXAMPLE.name)) for word in process.info["cmdline"] or [])
+        and any(
+            word.endswith(("pytest", EXAMPLE.name))
+            for word in process.info["cmdline"] or []
+        )
         for process in psutil.process_iter(["cmdline"])
     )
 
@@ -378,7 +444,9 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         ]
         names += [f"process {pid}" for pid in our_processes() - processes]
         # uv keeps lock files in the temp folder, whoever calls it.
-        return names + [f"{path}" for path in temp.iterdir() if not path.name.startswith("uv-")]
+        return names + [
+            f"{path}" for path in temp.iterdir() if not path.name.startswith("uv-")
+        ]
 
     yield
     deadline = time.monotonic() + 30

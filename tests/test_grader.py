@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, Run, clean_environment, environ
+from conftest import Run, clean_environment, load_example, open_cleanroom
 from programbench.constants import TASKS_DIR, image_name_from_instance_id
 from programbench.eval.eval_batch import run_eval_batch
 from programbench.utils.load_data import load_all_instances
 from scripted_llm import ScriptedLLM, Step
 
-INSTANCE = "testorg__calculator.abc1234"  # the task that the grader ships to try itself with
-TAG: str = inspect.signature(run_eval_batch).parameters["image_tag"].default
-RESULT = f"{INSTANCE}/{INSTANCE}.eval.json"
-IMAGE = f"{image_name_from_instance_id(INSTANCE)}:{TAG}"
 
-# That task comes without a cleanroom image. This is one, on top of the image that the tests have
-# anyway, with what the grader asks of an image: pytest, and xdist for an option that it sets.
+INSTANCE = "testorg__calculator.abc1234"  # which the grader ships to try itself with
+TAG: str = inspect.signature(run_eval_batch).parameters["image_tag"].default
+IMAGE = f"{image_name_from_instance_id(INSTANCE)}:{TAG}"
+PROGRAMBENCH = f"{Path(sys.executable).with_name('programbench')}"
+
+# That task comes without a cleanroom image. This is one, on top of the image that the
+# tests have anyway, with what the grader asks of an image: pytest and xdist.
 DOCKERFILE = r"""
 FROM {task_image} AS reference
 USER root
@@ -68,14 +69,19 @@ exit 1
 """
 
 
+def shell(command: str) -> Step:
+    """Return the step of an agent that runs a command in its workspace."""
+    return "terminal", {"command": f"cd /workspace && {{ {command}; }}"}
+
+
 def write(name: str, text: str) -> Step:
     """Return the step of an agent that writes a file."""
-    return "terminal", {"command": f"printf %s {shlex.quote(text)} >/workspace/{name}"}
+    return shell(f"printf %s {shlex.quote(text)} >{name}")
 
 
 SCRIPTS: dict[str, list[Step]] = {
     "right": [
-        ("terminal", {"command": "cd /workspace && cat README.md && ./executable 2 + 3"}),
+        shell("cat README.md; ./executable 2 + 3"),
         write("calculator.c", SOURCE),
         write("compile.sh", COMPILE),
     ],
@@ -84,11 +90,9 @@ SCRIPTS: dict[str, list[Step]] = {
         write("compile.sh", COMPILE),
     ],
     "smuggled": [
-        ("terminal", {"command": "cd /workspace && mkdir folder && tar -cf packed executable"}),
-        ("terminal", {"command": "cp executable copied; cat executable >read"}),
-        ("terminal", {"command": "mv executable moved; ln -s moved symbolic"}),
-        ("terminal", {"command": "for to in . folder .git; do ln moved $to/linked; done"}),
-        ("terminal", {"command": "ls -l >listing"}),
+        shell("mkdir folder; tar -cf packed executable; cp executable copied"),
+        shell("cat executable >read; mv executable moved; ln -s moved symbolic"),
+        shell("for to in . folder .git; do ln moved $to/linked; done; ls -l >listing"),
         write("compile.sh", SMUGGLE),
     ],
 }
@@ -96,9 +100,9 @@ SCRIPTS: dict[str, list[Step]] = {
 
 @dataclass
 class Graded:
-    """A run that is over, and what the grader says of it."""
+    """A run folder, and what the grader says of what is in it."""
 
-    run: Run
+    folder: Path
     result: dict[str, Any]
 
     @property
@@ -109,7 +113,7 @@ class Graded:
 
     def member(self, name: str) -> str:
         """Return the text of a file in the submission."""
-        with tarfile.open(self.run.output / INSTANCE / "submission.tar.gz") as archive:
+        with tarfile.open(self.folder / INSTANCE / "submission.tar.gz") as archive:
             file = archive.extractfile(f"./{name}")
             assert file
             return file.read().decode()
@@ -118,23 +122,22 @@ class Graded:
 @pytest.fixture(scope="module")
 def calculator(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of the cleanroom image of the grader's own task."""
-    env = os.environ | {"TMPDIR": f"{tmp_path_factory.mktemp('build')}"}  # buildx litters
     dockerfile = DOCKERFILE.format(task_image=task_image, source=SOURCE)
-    command = ["docker", "buildx", "build", "--load", "--platform=linux/amd64", f"--tag={IMAGE}"]
-    done = subprocess.run(
-        [*command, "-"], input=dockerfile, capture_output=True, text=True, env=env, timeout=300
-    )
+    folder = tmp_path_factory.mktemp("build")
+    (folder / "Dockerfile").write_text(dockerfile)
+    command = ["docker", "build", f"--tag={IMAGE}", f"{folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return IMAGE
 
 
 @pytest.fixture(scope="module")
 def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The hidden tests of the grader's own task, packed as the grader downloads those of others."""
+    """The hidden tests of the task, packed as the grader downloads those of others."""
     folder = tmp_path_factory.mktemp("blobs")
     packed = folder / INSTANCE / "tests"
     packed.mkdir(parents=True)
-    # The task's list names its tests as they are called where `eval` is pytest's root folder.
+    # The task's list names its tests as they are called from pytest's root folder.
     root = folder / "pytest.ini"
     root.write_text("[pytest]\n")
     for branch in (TASKS_DIR / INSTANCE / "tests").iterdir():
@@ -144,33 +147,47 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def play(script: list[Step], image: str, run: Run) -> Path:
+    """Run the script with an agent that does this; returns its run folder."""
+    with ScriptedLLM(script) as llm:
+        done = run(
+            PROGRAMBENCH_TASK_IMAGE=image,
+            LLM_MODEL="openai/x",
+            LLM_API_KEY="sk-x",
+            LLM_BASE_URL=llm.base_url,
+        )
+    assert done.returncode == 0, done.stderr
+    assert llm.script == []
+    return run.output
+
+
 @pytest.fixture(scope="module")
 def graded(
     calculator: str, blobs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Graded]:
-    """Three agents' runs, graded."""
-    runs = dict[str, Run]()
-    for name, script in SCRIPTS.items():
-        runs[name] = Run(tmp_path_factory.mktemp(name))
-        with ScriptedLLM(script) as llm:
-            done = runs[name](
-                PROGRAMBENCH_TASK_IMAGE=calculator,
-                LLM_API_KEY="sk-x",
-                LLM_MODEL="openai/x",
-                LLM_BASE_URL=llm.base_url,
-            )
-        assert done.returncode == 0, done.stderr
-        assert llm.script == []
-    command = [f"{Path(sys.executable).with_name('programbench')}", "eval", "--docker-cpus=1"]
+    """What the grader says of three agents' work, of a whole run and of two saves."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in SCRIPTS}
+    folders["right"] = play(SCRIPTS["right"], calculator, Run(folders["right"]))
+    with (
+        ScriptedLLM() as llm,
+        open_cleanroom(llm, tmp_path_factory.mktemp("room"), calculator) as room,
+    ):
+        for name in ("wrong", "smuggled"):
+            for _, arguments in SCRIPTS[name]:
+                room.shell(arguments["command"])
+            (folders[name] / INSTANCE).mkdir()
+            load_example().save_submission(room.workspace, folders[name] / INSTANCE)
+    command = [PROGRAMBENCH, "eval", "--docker-cpus=1", "--workers=3"]
     subprocess.run(
-        [*command, *(f"{run.output}" for run in runs.values())],
+        [*command, "--branch-workers=3", *map(str, folders.values())],
         env=clean_environment(PROGRAMBENCH_BLOB_DIR=f"{blobs}"),
         check=True,
         timeout=300,
     )
+    result = f"{INSTANCE}/{INSTANCE}.eval.json"
     return {
-        name: Graded(run, json.loads(run.output.joinpath(RESULT).read_text()))
-        for name, run in runs.items()
+        name: Graded(folder, json.loads((folder / result).read_text()))
+        for name, folder in folders.items()
     }
 
 
@@ -181,39 +198,50 @@ def test_a_right_rebuild_is_resolved(graded: dict[str, Graded]):
 def test_a_wrong_rebuild_is_built_and_not_resolved(graded: dict[str, Graded]):
     result = graded["wrong"].result
     assert result["executable_hash"]
-    statuses = {test["name"].rpartition("_")[2]: test["status"] for test in result["test_results"]}
-    assert statuses == {"addition": "passed", "subtraction": "passed", "multiplication": "failure"}
+    statuses = {
+        test["name"].rpartition("_")[2]: test["status"]
+        for test in result["test_results"]
+    }
+    assert statuses == {
+        "addition": "passed",
+        "subtraction": "passed",
+        "multiplication": "failure",
+    }
 
 
 def test_a_smuggled_reference_is_not_resolved(graded: dict[str, Graded]):
     # The agent did have it where it wanted it.
-    assert re.search(r"^---x--x--x .* root .* moved$", graded["smuggled"].member("listing"), re.M)
+    assert re.search(
+        r"^---x--x--x .* root .* moved$", graded["smuggled"].member("listing"), re.M
+    )
     assert graded["smuggled"].result["error_code"] == "compile_failed"
     assert not graded["smuggled"].resolved
 
 
-def settings(**environment: str) -> dict[str, Any]:
-    """Return the example's names as they are once its settings are read, with no SDK."""
-    names: dict[str, Any] = {"__name__": "settings", "__file__": f"{EXAMPLE}"}
-    # The settings are all that comes before the second section.
-    first = EXAMPLE.read_text().partition("\n# ## 2.")[0]
-    code = compile(first, f"{EXAMPLE}", "exec", dont_inherit=True)
-    variables = clean_environment() | environment
-    if not environment:
-        del variables["PROGRAMBENCH_TASK_IMAGE"]
-    with environ(**variables):
-        exec(code, names)
-    return names
+def test_a_graded_run_folder_can_be_packaged_and_verified_as_it_is(
+    graded: dict[str, Graded], tmp_path: Path
+):
+    # The grader's own task is none of the leaderboard's: the folder gets the name of one.
+    shutil.copytree(graded["right"].folder, tmp_path / "run")
+    instance = load_all_instances(include_tests=False)[0]["instance_id"]
+    for path in sorted((tmp_path / "run").rglob(f"{INSTANCE}*"), reverse=True):
+        path.rename(path.with_name(path.name.replace(INSTANCE, instance)))
+    for command in ("package", "verify"):
+        subprocess.run(
+            [PROGRAMBENCH, "submit", command, f"{tmp_path / 'run'}"], check=True
+        )
 
 
-def test_the_example_calls_every_task_as_the_grader_does():
-    tasks = load_all_instances(include_tests=False)
+def test_the_results_of_every_task_go_where_the_grader_looks_for_them():
+    example, tasks = load_example(), load_all_instances(include_tests=False)
     assert len(tasks) > 100
     for task in tasks:
-        image = f"{task['image_name']}:{TAG}"
-        assert settings(PROGRAMBENCH_TASK_IMAGE=image)["INSTANCE_ID"] == task["instance_id"]
+        image = {"PROGRAMBENCH_TASK_IMAGE": f"{task['image_name']}:{TAG}"}
+        folder = example.results_folder(example.Settings.model_validate(image))
+        assert folder.name == task["instance_id"]
 
 
 def test_the_default_task_is_one_of_the_graders():
-    images = {f"{task['image_name']}:{TAG}" for task in load_all_instances(include_tests=False)}
-    assert settings()["TASK_IMAGE"] in images
+    tasks = load_all_instances(include_tests=False)
+    default = load_example().Settings.model_validate({}).programbench_task_image
+    assert default in {f"{task['image_name']}:{TAG}" for task in tasks}

@@ -1,9 +1,10 @@
-"""An engine elsewhere, named by DOCKER_HOST: no published port is in reach there, the pipe is."""
+"""An engine elsewhere, named by DOCKER_HOST: its published ports are out of reach here."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,25 +24,26 @@ from conftest import (
     Run,
     clean_environment,
     environ,
-    load_example,
     missing,
     output_of,
     plain_workspace,
 )
 from scripted_llm import Request, ScriptedLLM, Step
-from test_settings import apart
+
 
 NOTES = "It counts what it is given."
 WORK: Step = (
     "terminal",
     {"command": f"cd /workspace; ./executable --help; echo {NOTES} >NOTES.md"},
 )
-# That engine's host shares one socket with this one: no network, no process, and no temp folder,
-# lest something passes through files. With its first process everything in it ends, mounts too.
-APART = "unshare --net --pid --uts --mount --mount-proc --fork --kill-child sh -euc".split()
+# That engine's host has one socket in common with this one: no network, no process, and
+# no temp folder, lest something passes through files. With its first process everything
+# in it ends, mounts too. Its arguments are a folder for it, and the tests' temp folder.
+APART = "unshare --net --pid --uts --mount --mount-proc --fork --kill-child sh -euc"
 DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/docker
     mount --bind "$0/run" /run; mount -t tmpfs tmpfs "$1"; unset TMPDIR; cd /
-    hostname elsewhere; ip link set lo up; exec dockerd -lwarn --config-file=/run/daemon.json"""
+    hostname elsewhere; ip link set lo up
+    exec dockerd -lwarn --config-file=/run/daemon.json"""
 KNOCK = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)"
 
 
@@ -59,7 +61,6 @@ class Elsewhere:
 
     url: str
     pid: int
-    plain: str  # the SDK's own image
 
     def docker(self, *arguments: str) -> list[str]:
         """Return the words that a `docker` command prints there."""
@@ -77,8 +78,10 @@ class Elsewhere:
 
     def answers(self, url: str) -> bool:
         """Tell whether somebody answers there."""
-        knock = ["nsenter", f"--net=/proc/{self.pid}/ns/net", sys.executable, "-c", KNOCK, url]
-        return not subprocess.run(knock, stderr=-1, env=clean_environment(), timeout=60).returncode
+        there = ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
+        knock = [*there, sys.executable, "-c", KNOCK, url]
+        environment = clean_environment(no_proxy="*")
+        return not subprocess.run(knock, stderr=-1, env=environment).returncode
 
 
 @pytest.fixture(scope="module")
@@ -86,24 +89,25 @@ def elsewhere(
     cleanroom: Cleanroom, plain_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Elsewhere]:
     """An engine that has the task's image, and the two that are made from it."""
-    if subprocess.run([*APART, "command -v dockerd nsenter ip"]).returncode:
+    apart = APART.split()
+    if subprocess.run([*apart, "command -v dockerd nsenter ip"]).returncode:
         missing("only root can start another engine, with dockerd, nsenter and ip")
-    images = [TASK_IMAGE, f"{cleanroom.workspace._image_name}", plain_image]
     # The runtime is what ours needs too; no other setting of ours is its business.
     file = Path("/etc/docker/daemon.json")
     config = json.loads(file.read_text() if file.exists() else "{}")
     runtimes = {name: config[name] for name in config if "runtime" in name}
     with tempfile.TemporaryDirectory() as folder:
-        lib, run = Path(folder, "lib"), Path(folder, "run")
-        lib.mkdir()
+        run = Path(folder, "run")
         run.mkdir()
+        Path(folder, "lib").mkdir()
         (run / "daemon.json").write_text(json.dumps(runtimes))
-        command = [*APART, DAEMON, folder, f"{tmp_path_factory.getbasetemp()}"]
+        command = [*apart, DAEMON, folder, f"{tmp_path_factory.getbasetemp()}"]
         with subprocess.Popen(command) as process:
             try:
                 wait_until((run / "docker.sock").exists, 60)
                 (daemon,) = psutil.Process(process.pid).children()
-                engine = Elsewhere(f"unix://{run}/docker.sock", daemon.pid, plain_image)
+                engine = Elsewhere(f"unix://{run}/docker.sock", daemon.pid)
+                images = [TASK_IMAGE, cleanroom.workspace.get_image(), plain_image]
                 with subprocess.Popen(["docker", "save", *images], stdout=-1) as sent:
                     load = ["docker", f"--host={engine.url}", "load", "--quiet"]
                     subprocess.run(load, stdin=sent.stdout, check=True, timeout=300)
@@ -118,44 +122,45 @@ def elsewhere(
 
 
 def run_there(
-    engine: Elsewhere, run: Run, strike: Callable[[str], None] = lambda _: None
+    engine: Elsewhere, run: Run, strike: Callable[[], object] = lambda: None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the example with that engine; strike its container when the agent has worked."""
+    """Run the example with that engine, and strike when the agent has worked."""
 
     def respond(call: Request) -> None:
         if not llm.script and call.body.get("tools"):
-            (container,) = run.containers() & engine.containers()
-            strike(container)
+            assert run.containers() == engine.containers()
+            strike()
 
     with ScriptedLLM([WORK], respond=respond) as llm:
         done = run(
             DOCKER_HOST=engine.url,
             LLM_API_KEY="sk-x",
-            LLM_MODEL="openai/x",
+            LLM_MODEL="openai/gpt-4o-mini",
             LLM_BASE_URL=llm.base_url,
         )
     assert not llm.script, done.stderr
     return done
 
 
-def test_a_whole_run_needs_no_port_of_its_engine(elsewhere: Elsewhere, run_example: Run):
+def test_a_whole_run_needs_no_port_of_its_engine(
+    elsewhere: Elsewhere, run_example: Run
+):
     done = run_there(elsewhere, run_example)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("  yes  ") == len(load_example().AUDIT)
     (path,) = run_example.output.glob("*/submission.tar.gz")
     with tarfile.open(path) as archive:
         notes = archive.extractfile("./NOTES.md")
-        assert notes
-        assert notes.read().decode() == f"{NOTES}\n"
+        assert notes and notes.read().decode() == f"{NOTES}\n"
     assert not elsewhere.leftovers()
 
 
-def test_a_port_that_is_published_elsewhere_is_refused_here(elsewhere: Elsewhere):
+def test_a_port_that_is_published_elsewhere_is_refused_here(
+    elsewhere: Elsewhere, plain_image: str
+):
     with environ(**clean_environment(DOCKER_HOST=elsewhere.url)):
-        # The SDK's own way. As long as the error is held, so is the workspace with its container.
-        with pytest.raises(RuntimeError) as failure:
-            plain_workspace(elsewhere.plain, health_check_timeout=10)
-        assert "healthy in time" in f"{failure.value}"
+        # The SDK's own way. While the error is held, so is the workspace's container.
+        with pytest.raises(RuntimeError, match="healthy in time") as _failure:
+            plain_workspace(plain_image, health_check_timeout=10)
         (container,) = elsewhere.containers()
         (address,) = elsewhere.docker("port", container, "8000")
         try:
@@ -169,16 +174,20 @@ def test_a_port_that_is_published_elsewhere_is_refused_here(elsewhere: Elsewhere
 def test_nothing_is_left_elsewhere_by_a_script_that_is_killed(
     elsewhere: Elsewhere, run_example: Run
 ):
-    def kill(container: str) -> None:
-        killed.append(time.monotonic())
+    def kill() -> None:
         assert run_example.process
+        for each in run_example.process.net_connections("unix"):
+            if "/relay-" in f"{each.laddr}":
+                sockets.append(Path(f"{each.laddr}"))
         run_example.process.kill()
 
-    killed = list[float]()
+    sockets = list[Path]()
     done = run_there(elsewhere, run_example, kill)
     assert done.returncode == -signal.SIGKILL
-    wait_until(lambda: not elsewhere.leftovers(), 30)
-    assert time.monotonic() - killed[0] < 30  # the run above only ends with its pipe
+    wait_until(lambda: not elsewhere.leftovers(), 25)
+    # Here, the relay's own socket may stay: nobody was there to remove it.
+    for path in sockets:
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def test_the_disk_of_this_host_is_not_taken_for_that_engines(
@@ -187,7 +196,10 @@ def test_the_disk_of_this_host_is_not_taken_for_that_engines(
     image = "programbench/tests_1776_elsewhere.1a2b3c4:task_cleanroom_v6"
     (tmp_path / "Dockerfile").write_text(f"FROM {TASK_IMAGE}\nLABEL of-the-tests=yes\n")
     elsewhere.docker("build", "--quiet", f"--tag={image}", f"{tmp_path}")
-    run_example.prefix = apart("mount -t tmpfs -o size=100m tmpfs /var/lib/docker")
-    done = run_example(timeout=60, DOCKER_HOST=elsewhere.url, PROGRAMBENCH_TASK_IMAGE=image)
+    small = 'mount -t tmpfs -o size=100m tmpfs /var/lib/docker && exec "$@"'
+    run_example.prefix = ["unshare", "--mount", "sh", "-c", small, "sh"]
+    done = run_example(
+        timeout=60, DOCKER_HOST=elsewhere.url, PROGRAMBENCH_TASK_IMAGE=image
+    )
     # There is no network for the build over there, so it goes no further.
     assert "Building" in done.stdout, done.stderr

@@ -1,271 +1,278 @@
-"""The script, end to end: a process, a real engine, and either no LLM or one on loopback."""
+"""The script, end to end: a process, a real engine, and no LLM or one on loopback."""
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import re
 import secrets
 import shlex
-import signal
 import subprocess
 import tarfile
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import litellm
 import psutil
 import pytest
-from conftest import Run, in_memory, output_of
+from conftest import TASK_IMAGE, Run, in_memory, instance_id, output_of
 from scripted_llm import Request, Response, ScriptedLLM, Step, json_response
 
-NOTES = r"It counts.\n\033[31mIt writes no \007bells.\n"
-SCRIPT: list[Step] = [
-    ("terminal", {"command": "cd /workspace && ls -la && ./executable --help"}),
-    ("terminal", {"command": f"printf {shlex.quote(NOTES)} > /workspace/NOTES.md"}),
-    ("terminal", {"command": "mkdir /workspace/src && echo 'int x;' > /workspace/src/a.c"}),
-]
-# The model decides which of the three API styles the SDK speaks.
+
+# What moves a terminal's cursor, in seven bits and in eight.
+CONTROL = "\x1b]0;title\x07\x1b[31mred\x08\x9b31m\x7f\r"
+NOTES = f"It counts.\n{CONTROL}It rings no bell.\n"
+# The model decides how the SDK asks the relay, and how the relay asks the provider.
 STYLES = {
-    "openai/gpt-4o-mini": "/v1/chat/completions",
-    "openai/gpt-5-mini": "/v1/responses",
-    "anthropic/claude-haiku-4-5": "/v1/messages",
+    "openai/gpt-4o-mini": ("/chat/completions", "/v1/chat/completions"),
+    "openai/gpt-5-mini": ("/responses", "/v1/responses"),
+    "anthropic/claude-haiku-4-5": ("/chat/completions", "/v1/messages"),
 }
-# In this one's run the container's files are searched too: over a gigabyte, so once is enough.
+# In this one's run the container's files are searched too: over a gigabyte.
 EXPORTED = "openai/gpt-4o-mini"
+SESSION_KEY = "OH_SESSION_API_KEYS_0=[0-9a-f]{64}"
+LEDGER = {"time", "endpoint", "model", "status", "tokens", "cost", "seconds"}
 
 
-def members_of(run: Run) -> dict[str, tarfile.TarInfo]:
-    """Return what is in a run's submission, by name without the leading ./"""
-    (path,) = run.output.glob("*/submission.tar.gz")
-    with tarfile.open(path) as archive:
-        return {member.name.removeprefix("./"): member for member in archive}
-
-
-def ledger_of(run: Run) -> list[dict[str, Any]]:
-    """Return a run's ledger."""
-    (path,) = run.output.glob("*/llm_calls.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def documents_of(image: str) -> set[str]:
-    """Return the names of the files that an image has in /workspace, without the binary."""
-    command = ["docker", "run", "--rm", "--network=none", "--user=root", "--entrypoint=find"]
-    found = output_of(*command, image, "/workspace", "-type", "f", "-printf", "%P\n")
-    return set(found.splitlines()) - {"executable"}
-
-
-def last_lines(stdout: str) -> tuple[str, float]:
-    """Return the path and the cost that the last two lines name."""
-    match = re.search(r"\nSUBMISSION: (.+)\nEXAMPLE_COST: ([\d.e-]+)\n\Z", stdout)
-    assert match, stdout[-500:]
-    return match[1], float(match[2])
-
-
-@dataclass
-class Seen:
-    """What was seen of a container while it ran."""
-
-    container: str
-    details: dict[str, Any]
-    files: set[str] = field(default_factory=set[str])
-    memory: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-
-
-def look_at(container: str) -> Seen:
-    """See how a container is made."""
-    return Seen(container, json.loads(output_of("docker", "inspect", container))[0])
-
-
-def look_into_files(seen: Seen, *needles: str) -> None:
-    """See which of the needles are anywhere in the container's files."""
-    with subprocess.Popen(["docker", "export", seen.container], stdout=subprocess.PIPE) as export:
-        assert export.stdout
-        tail = b""
-        while chunk := export.stdout.read(1 << 20):
-            window = tail + chunk  # a needle may lie across two chunks
-            seen.files |= {needle for needle in needles if needle.encode() in window}
-            tail = chunk[-100:]
-    assert export.returncode == 0
+def script_with(secret: str) -> list[Step]:
+    """Return what an agent does to whom the provider tells a secret."""
+    notes = "".join(f"\\{byte:03o}" for byte in NOTES.encode())
+    return [
+        ("terminal", {"command": "cd /workspace && ls -la && ./executable --help"}),
+        ("terminal", {"command": f"printf {shlex.quote(notes)} >/workspace/NOTES.md"}),
+        ("terminal", {"command": "cat /workspace/NOTES.md"}),
+        ("file_editor", {"command": "view", "path": "/workspace/NOTES.md"}),
+        ("think", {"thought": f"So it is.{CONTROL}"}),
+        ("terminal", {"command": f"mkdir src; echo '{secret}' >/workspace/src/a.c"}),
+        ("finish", {"message": f"It is done.{CONTROL}"}),
+    ]
 
 
 @dataclass
 class Played:
-    """A run that is over."""
+    """A run that is over, and what was seen of it shortly before."""
 
     run: Run
     done: subprocess.CompletedProcess[str]
-    seen: Seen
-    image: str
+    model: str = ""
+    llm: ScriptedLLM = field(default_factory=ScriptedLLM)
+    key: str = ""
+    marker: str = ""
+    seen: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def folder(self) -> Path:
+        """Where the task's results are."""
+        return self.run.output / instance_id(TASK_IMAGE)
+
+    @property
+    def printed(self) -> str:
+        """All that the script printed."""
+        return self.done.stdout + self.done.stderr
+
+    def lines_of(self, name: str) -> list[dict[str, Any]]:
+        """Return what a file of lines holds."""
+        return list(map(json.loads, (self.folder / name).read_text().splitlines()))
+
+    def submitted(self) -> dict[str, bytes]:
+        """Return the files of the submission, by name."""
+        files = dict[str, bytes]()
+        with tarfile.open(self.folder / "submission.tar.gz") as archive:
+            for member in archive:
+                if content := archive.extractfile(member) if member.isreg() else None:
+                    files[member.name.removeprefix("./")] = content.read()
+        return files
+
+    def cost(self) -> float:
+        """Return the cost that the last line names; the one before names the result."""
+        path = re.escape(f"{self.folder}/submission.tar.gz")
+        last = rf"\nSUBMISSION: {path}\nEXAMPLE_COST: ([\d.e-]+)\n\Z"
+        match = re.search(last, self.done.stdout)
+        assert match, self.printed[-500:]
+        return float(match[1])
+
+
+def in_task_image(program: str, *arguments: str) -> str:
+    """Return what a program of the task image's prints."""
+    run = ["docker", "run", "--rm", "--network=none", f"--entrypoint={program}"]
+    return output_of(*run, TASK_IMAGE, *arguments)
+
+
+def documents() -> set[str]:
+    """Return the names of the files that the task image has in /workspace."""
+    found = in_task_image("find", "/workspace", "-type", "f", "-printf", "%P\n")
+    return set(found.splitlines()) - {"executable"}
 
 
 @pytest.fixture(scope="module")
 def rehearsal(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """A run without any LLM settings."""
-    run, seen = Run(tmp_path_factory.mktemp("rehearsal")), list[Seen]()
-
-    def watch() -> None:
-        while not stop.wait(0.1):
-            for container in run.containers():
-                with contextlib.suppress(subprocess.CalledProcessError):  # it is gone already
-                    seen.append(look_at(container))
-
-    stop = threading.Event()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        done = run()
-    finally:
-        stop.set()
-        watcher.join()
-    assert seen, f"no container was seen:\n{done.stdout}\n{done.stderr}"
-    return Played(run, done, seen[0], task_image)
+    """A run without any LLM settings, with a temp folder of a long and odd name."""
+    run = Run(tmp_path_factory.mktemp("rehearsal"))
+    run.temp = run.temp / ("a b%c:d'" + 90 * "x")
+    run.temp.mkdir()
+    return Played(run, run())
 
 
-@dataclass
-class PlayedByLLM(Played):
-    """A run that is over, and the endpoint that it had."""
+def test_a_rehearsal_needs_no_settings_and_succeeds(rehearsal: Played):
+    assert rehearsal.done.returncode == 0, rehearsal.printed
+    assert "to openai/rehearsal\n" in rehearsal.done.stdout
+    assert rehearsal.done.stderr == ""
+    assert rehearsal.cost() == 0
+    assert not rehearsal.run.leftovers()
 
-    llm: ScriptedLLM
-    key: str
-    model: str
-    marker: str
+
+def test_a_rehearsal_takes_and_prints_notes(rehearsal: Played):
+    files, said = (
+        rehearsal.submitted(),
+        in_task_image("/workspace/executable", "--help"),
+    )
+    assert files.keys() == documents() | {"NOTES.md"}
+    assert files["NOTES.md"].decode() == said
+    assert f"\nNOTES.md:\n\n{said}" in rehearsal.done.stdout
+
+
+def test_every_call_of_a_rehearsal_is_in_the_ledger(rehearsal: Played):
+    ledger = rehearsal.lines_of("llm_calls.jsonl")
+    assert [(line["status"], line["cost"]) for line in ledger] == 4 * [(200, 0)]
+
+
+def words_in_files(container: str, *words: str) -> set[str]:
+    """Return which of the words are anywhere in a container's files."""
+    found = set[str]()
+    export = ["docker", "export", container]
+    with subprocess.Popen(export, stdout=subprocess.PIPE) as exported:
+        assert exported.stdout
+        tail = b""
+        while chunk := exported.stdout.read(1 << 20):
+            window = tail + chunk  # a word may lie across two chunks
+            found |= {word for word in words if word.encode() in window}
+            tail = chunk[-100:]
+    assert exported.returncode == 0
+    return found
 
 
 @pytest.fixture(scope="module", params=STYLES)
 def played(
-    request: pytest.FixtureRequest, task_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> PlayedByLLM:
-    """A run with a scripted endpoint and a key."""
+    request: pytest.FixtureRequest,
+    task_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Played:
+    """A run with a key and a scripted provider, which tells the key to the agent."""
     model: str = request.param
-    run = Run(tmp_path_factory.mktemp("played"))
+    run, seen = Run(tmp_path_factory.mktemp("played")), dict[str, Any]()
     key, marker = f"sk-test-{secrets.token_hex(16)}", secrets.token_hex(16)
-    seen = list[Seen]()
 
-    def look(call: Request) -> None:
-        """Look around when the agent is about to finish: all it will ever have is there."""
-        if llm.script or seen or not call.body.get("tools"):
+    def look(_: Request) -> Response | None:
+        """Look around before the agent finishes: all it will ever have is there."""
+        if len(llm.script) != 1 or seen:
             return
         (container,) = run.containers()
-        now = look_at(container)
-        now.memory = in_memory(now.container, key, marker)
+        (seen["container"],) = json.loads(output_of("docker", "inspect", container))
+        seen["memory"] = in_memory(container, key, marker, SESSION_KEY)
         if model == EXPORTED:
-            look_into_files(now, key, marker)
-        seen.append(now)
+            seen["files"] = words_in_files(container, key, marker)
+        assert run.process
+        seen["processes"] = run.process.children(recursive=True)
 
-    with ScriptedLLM(SCRIPT, respond=look) as llm:
+    with ScriptedLLM(script_with(key), respond=look) as llm:
         done = run(
             LLM_API_KEY=key,
             LLM_MODEL=model,
-            LLM_BASE_URL=llm.origin if model.startswith("anthropic/") else llm.base_url,
+            LLM_BASE_URL=llm.origin if "anthropic" in model else llm.base_url,
             PROGRAMBENCH_INSTRUCTION=f"Characterise the program, {marker}.",
         )
     assert seen, f"the script was not played to its end:\n{done.stdout}\n{done.stderr}"
-    return PlayedByLLM(run, done, seen[0], task_image, llm, key, model, marker)
+    return Played(run, done, model, llm, key, marker, seen)
 
 
-def test_a_rehearsal_needs_no_settings_and_succeeds(rehearsal: Played):
-    assert rehearsal.done.returncode == 0, rehearsal.done.stderr
-    assert "rehearsal" in rehearsal.done.stdout.splitlines()[0]
-
-
-def test_the_last_lines_name_the_submission_and_the_cost(rehearsal: Played):
-    path, cost = last_lines(rehearsal.done.stdout)
-    assert path == f"{next(rehearsal.run.output.glob('*/submission.tar.gz'))}"
-    assert cost == 0
-
-
-def test_a_rehearsal_prints_the_notes_that_it_took(rehearsal: Played):
-    help_text = output_of(
-        *["docker", "run", "--rm", "--network=none", "--entrypoint=/workspace/executable"],
-        *[rehearsal.image, "--help"],
-    )
-    assert help_text in rehearsal.done.stdout
-
-
-def test_the_container_has_no_network(rehearsal: Played):
-    assert rehearsal.seen.details["HostConfig"]["NetworkMode"] == "none"
-    assert list(rehearsal.seen.details["NetworkSettings"]["Networks"]) == ["none"]
-
-
-def test_the_container_has_no_extra_rights(rehearsal: Played):
-    host = rehearsal.seen.details["HostConfig"]
-    assert not host["Privileged"]
-    assert not host["CapAdd"]
-    assert not host["Binds"]
-
-
-def test_a_run_leaves_no_container_process_or_file_behind(rehearsal: Played):
-    container = rehearsal.seen.container
-    assert container not in output_of("docker", "ps", "--all", "--quiet", "--no-trunc")
-    for process in psutil.process_iter(["cmdline"]):
-        assert container not in (process.info["cmdline"] or [])
-    assert not rehearsal.run.leftovers()
-
-
-def test_the_submission_is_the_documents_and_the_notes(rehearsal: Played):
-    files = {name for name, member in members_of(rehearsal.run).items() if member.isreg()}
-    assert files == documents_of(rehearsal.image) | {"NOTES.md"}
-
-
-def test_every_call_of_a_rehearsal_is_in_the_ledger(rehearsal: Played):
-    ledger = ledger_of(rehearsal.run)
-    assert len(ledger) >= 4
-    assert {entry["status"] for entry in ledger} == {200}
-    assert {entry["path"] for entry in ledger} == {"/v1/chat/completions"}
-
-
-def test_a_run_with_an_endpoint_succeeds(played: PlayedByLLM):
-    assert played.done.returncode == 0, played.done.stderr
+def test_a_run_with_an_llm_succeeds(played: Played):
+    assert played.done.returncode == 0, played.printed
     assert played.llm.script == []
+    assert all(call.body["tools"] for call in played.llm.requests)  # none for a title
 
 
-def test_the_agent_speaks_the_api_style_of_its_model(played: PlayedByLLM):
-    assert {call.path for call in played.llm.requests} == {STYLES[played.model]}
-
-
-def test_the_endpoint_sees_the_real_key_and_never_the_placeholder(played: PlayedByLLM):
+def test_the_provider_is_asked_in_its_own_style_with_the_real_key(played: Played):
     for call in played.llm.requests:
-        headers = "\n".join(call.headers.values())
-        assert played.key in headers
-        assert "placeholder" not in headers
-        assert b"placeholder-" not in call.raw
+        assert call.path == STYLES[played.model][1]
+        assert played.key in "\n".join(call.headers.values())
 
 
-def test_the_cost_is_what_litellm_computes_from_the_usage(played: PlayedByLLM):
-    import litellm
+def test_the_container_has_no_network_and_no_extra_rights(played: Played):
+    host = played.seen["container"]["HostConfig"]
+    assert host["NetworkMode"] == "none"
+    assert [*played.seen["container"]["NetworkSettings"]["Networks"]] == ["none"]
+    for extra in ("Privileged", "CapAdd", "Binds", "Devices", "PidMode"):
+        assert not host[extra]
 
-    assert len(played.llm.usages) >= len(SCRIPT) + 1
-    expected = sum(
-        sum(
-            litellm.cost_per_token(  # pyright: ignore
-                model=played.model, prompt_tokens=usage.prompt, completion_tokens=usage.completion
-            )
-        )
-        for usage in played.llm.usages
+
+def test_a_run_leaves_no_container_process_or_file_behind(played: Played):
+    container = played.seen["container"]["Id"]
+    assert container not in output_of("docker", "ps", "--all", "--quiet", "--no-trunc")
+    assert played.seen["processes"]
+    assert not any(process.is_running() for process in played.seen["processes"])
+    assert not played.run.leftovers()
+    for process in psutil.process_iter(["cmdline"]):
+        assert container not in " ".join(process.info["cmdline"] or [])
+
+
+def test_the_key_is_in_no_memory_file_or_setting_of_the_container(played: Played):
+    # The search does find what is there: the server holds the instruction.
+    assert {word for word in played.seen["memory"] if "=" not in word} == {
+        played.marker
+    }
+    if played.model == EXPORTED:
+        assert played.seen["files"] == {played.marker}
+    assert played.key not in json.dumps(played.seen["container"])
+
+
+def test_no_key_is_in_anything_that_a_run_puts_out(played: Played):
+    (session_key,) = {w for w in played.seen["memory"] if "=" in w}
+    put_out = [played.printed.encode(), *played.submitted().values()]
+    for path in played.folder.iterdir():
+        data = path.read_bytes()
+        put_out.append(gzip.decompress(data) if path.suffix == ".gz" else data)
+    for secret in (played.key, session_key.partition("=")[2]):
+        assert not any(secret.encode() in data for data in put_out)
+    # What the provider told the agent was masked, and the SDK masks its own field.
+    assert played.submitted()["src/a.c"] == b"***\n"
+    assert '"api_key":"**********"' in (played.folder / "trajectory.jsonl").read_text()
+
+
+def test_the_trajectory_holds_the_conversation(played: Played):
+    events = played.lines_of("trajectory.jsonl")
+    actions = [event for event in events if event["kind"] == "ActionEvent"]
+    assert len(actions) == len(script_with(""))
+    assert played.marker in json.dumps(events)
+
+
+def test_every_call_is_in_the_ledger_with_its_cost_and_without_its_body(played: Played):
+    ledger, usages = played.lines_of("llm_calls.jsonl"), played.llm.usages
+    for line, usage in zip(ledger, usages, strict=True):
+        price = litellm.cost_per_token(played.model, usage.prompt, usage.completion)
+        tokens = {"in": usage.prompt, "cached": 0, "out": usage.completion}
+        assert line.keys() == LEDGER
+        assert line["endpoint"] == STYLES[played.model][0]
+        assert (line["model"], line["status"]) == (played.model, 200)
+        assert line["tokens"] == tokens
+        assert line["cost"] == pytest.approx(sum(price)) != 0
+    assert played.cost() == pytest.approx(sum(line["cost"] for line in ledger))
+
+
+def test_a_run_ends_with_a_summary_for_a_report(played: Played):
+    path, usages = played.folder / "submission.tar.gz", played.llm.usages
+    with tarfile.open(path) as archive:
+        entries = len(archive.getmembers())
+    image = output_of("docker", "image", "inspect", "--format={{.Id}}", TASK_IMAGE)
+    prompt, completion = (
+        sum(getattr(u, n) for u in usages) for n in ("prompt", "completion")
     )
-    assert expected > 0
-    assert last_lines(played.done.stdout)[1] == pytest.approx(expected)
-
-
-def test_only_the_agent_calls_the_llm(played: PlayedByLLM):
-    assert all(call.body["tools"] for call in played.llm.requests)  # and nobody for a title
-
-
-def test_a_run_ends_with_a_summary_for_a_report(played: PlayedByLLM):
-    path, _ = last_lines(played.done.stdout)
-    digest = output_of("docker", "image", "inspect", "--format={{.Id}}", played.image).strip()
-    usages = played.llm.usages
-    prompt, completion = (sum(getattr(u, n) for u in usages) for n in ("prompt", "completion"))
-    files = f"{len(members_of(played.run))} entries, {Path(path).stat().st_size:,} bytes"
+    size, top = path.stat().st_size, ".git NOTES.md README.md docs src".split()
     expected = f"""
-submission  {files}: ['.git', 'NOTES.md', 'README.md', 'docs', 'src']
-image       {played.image}, {digest}
-isolation   no network, audited
-LLM calls   {len(played.llm.requests)}, 0 refused, to {played.model}
+submission  {entries} entries, {size:,} bytes: {top}
+image       {TASK_IMAGE}, {image.strip()}
+isolation   no network, no root, audited
+LLM calls   {len(usages)}, 0 refused, to {played.model}
 tokens      {prompt:,} in, {completion:,} out
 wall time   """
     assert expected in played.done.stdout
@@ -273,81 +280,34 @@ wall time   """
     assert 1 < float(wall_time) < 1000
 
 
-def test_what_a_pipe_gets_has_no_codes_for_a_terminal(played: PlayedByLLM):
-    assert "\x1b" not in played.done.stdout + played.done.stderr
-    assert "\r" not in played.done.stdout + played.done.stderr
+def test_no_control_byte_of_the_agents_reaches_the_terminal(played: Played):
+    assert {c for c in played.printed if not c.isprintable()} <= {"\n", "\t"}
+    # The texts themselves do.
+    assert "It counts.\n]0;title[31mred31mIt rings no bell.\n" in played.done.stdout
+    assert "So it is." in played.done.stdout
+    assert "It is done." in played.done.stdout
 
 
-def test_the_key_is_not_in_how_the_container_was_made(played: PlayedByLLM):
-    assert played.key not in json.dumps(played.seen.details)
+def test_the_submission_holds_the_work_and_nothing_of_ours(played: Played):
+    assert played.submitted().keys() == documents() | {"NOTES.md", "src/a.c"}
+    assert played.submitted()["NOTES.md"] == NOTES.encode()
 
 
-def test_the_key_is_in_no_memory_of_the_container(played: PlayedByLLM):
-    # The search does find what is there: the server holds the instruction.
-    assert played.seen.memory.keys() == {played.marker}
-
-
-@pytest.mark.parametrize("played", [EXPORTED], indirect=True)
-def test_the_key_is_in_no_file_of_the_container(played: PlayedByLLM):
-    assert played.seen.files == {played.marker}
-
-
-def test_the_key_is_in_nothing_that_a_run_puts_out(played: PlayedByLLM):
-    assert played.key not in played.done.stdout + played.done.stderr
-    for path in played.run.output.rglob("*"):
-        if path.is_file():
-            opened = gzip.open if path.suffix == ".gz" else open
-            with opened(path, "rb") as file:
-                assert played.key.encode() not in file.read()  # pyright: ignore
-
-
-def test_the_submission_holds_the_work_and_nothing_of_ours(played: PlayedByLLM):
-    files = {name for name, member in members_of(played.run).items() if member.isreg()}
-    assert files == documents_of(played.image) | {"NOTES.md", "src/a.c"}
-
-
-def test_the_notes_are_printed_without_what_garbles_a_terminal(played: PlayedByLLM):
-    assert "It counts.\n[31mIt writes no bells.\n" in played.done.stdout
-
-
-def test_every_call_of_a_run_is_in_the_ledger_without_its_body(played: PlayedByLLM):
-    ledger = ledger_of(played.run)
-    assert len(ledger) == len(played.llm.requests)
-    for entry in ledger:
-        assert entry["path"] == STYLES[played.model]
-        assert entry["status"] == 200
-        assert played.marker not in json.dumps(entry)
-
-
-def test_an_agent_that_does_not_finish_fails_the_run_and_its_work_is_saved(
-    run_example: Run, task_image: str
-):
-    def refuse(call: Request) -> Response | None:
-        error = {"type": "authentication_error", "message": "no credit left"}
+def test_a_run_that_fails_saves_its_work_and_keeps_older_results(rehearsal: Played):
+    def refuse(_: Request) -> Response | None:
+        error = {"type": "authentication_error", "message": "no such user"}
         return None if llm.script else json_response({"error": error}, 401)
 
-    with ScriptedLLM(SCRIPT, respond=refuse) as llm:
-        done = run_example(LLM_API_KEY="sk-x", LLM_MODEL="openai/x", LLM_BASE_URL=llm.base_url)
+    older = {path.name: path.read_bytes() for path in rehearsal.folder.iterdir()}
+    with ScriptedLLM(script_with("x")[-2:-1], respond=refuse) as llm:
+        run = rehearsal.run
+        done = run(LLM_API_KEY="sk-x", LLM_MODEL="openai/x", LLM_BASE_URL=llm.base_url)
+    failed = Played(run, done)
     assert done.returncode == 1
-    assert "AuthenticationError" in done.stderr
-    assert "src/a.c" in members_of(run_example)
-
-
-def test_nothing_outlives_a_script_that_is_killed(task_image: str, run_example: Run):
-    containers, killed = set[str](), list[float]()
-
-    def kill(call: Request) -> Response | None:
-        containers.update(run_example.containers())
-        assert run_example.process
-        killed.append(time.monotonic())
-        run_example.process.kill()
-
-    with ScriptedLLM(SCRIPT, respond=kill) as llm:
-        done = run_example(LLM_API_KEY="sk-x", LLM_MODEL="openai/x", LLM_BASE_URL=llm.base_url)
-    assert done.returncode == -signal.SIGKILL
-    (container,) = containers
-    # It waits ten seconds for somebody who saves the work; the run above ends with its pipe.
-    while container in output_of("docker", "ps", "--all", "--quiet", "--no-trunc"):
-        assert time.monotonic() < killed[0] + 20, "the container still runs"
-        time.sleep(0.2)
-    assert time.monotonic() < killed[0] + 20
+    (line,) = done.stderr.strip().splitlines()
+    assert re.match("The run ended early: .*no such user", line)
+    assert failed.submitted()["src/a.c"] == b"x\n"
+    assert [each["status"] for each in failed.lines_of("llm_calls.jsonl")] == [200, 401]
+    for name, data in older.items():
+        (kept,) = failed.folder.glob(f"*-{name}")
+        assert kept.read_bytes() == data

@@ -1,366 +1,361 @@
-"""Bad settings end the script at once, in one line; good ones name the instance."""
+"""Settings, and what else the user must mend: each is told in a sentence, with status 2."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import (
     EXAMPLE,
+    ROOT,
     TASK_IMAGE,
     Run,
+    environ,
     image_built,
     image_unbuilt,
-    instance_id,
+    load_example,
     missing,
     output_of,
 )
 
+from openhands.sdk import LLM
+from openhands.sdk.llm.utils.verified_models import VERIFIED_MODELS
+
+
 KEY = "sk-test-0123456789abcdef"
+SDK_VERSION = version("openhands-sdk")
 DIGEST = "@sha256:" + "0123456789abcdef" * 4
-IMAGES = [
-    "",
-    " ",
-    ".",
-    "..",
-    "/",
-    "a/..",
-    "../x",
-    "a/../b",
-    "/a/b",
-    "a/",
-    "a//b",
-    "UPPER",
-    "owner/UPPER_1776_x.1:tag",
-    "a b",
-    "a b:tag",
-    "a\n",
-    "a\nb",
-    "\na",
-    "a:",
-    "a:tag:tag",
-    "a:t ag",
-    "a:tag\n",
-    "a@sha256:123",
-    f"a:tag{DIGEST}0",
-    "-a",
-    "--help",
-    "a;b",
-    "a$b",
-    "a'b",
-    'a"b',
-    "a\\b",
-    "https://registry.example/a:tag",
-    "\N{LATIN SMALL LETTER A WITH ACUTE}",
-    "\N{ARABIC-INDIC DIGIT ONE}",
-    "a\x1b[31m",
-]
-BASE_URLS = [
-    "",
-    " ",
-    "127.0.0.1:4000",
-    "127.0.0.1/v1",
-    "ftp://127.0.0.1/v1",
-    "file:///v1",
-    "http://",
-    "http:///v1",
-    "https//127.0.0.1",
-    "http://127.0.0.1/v 1",
-    "http://127.0.0.1/v1\n",
-    " http://127.0.0.1/v1",
-    "http://127.0.0.1/v1?key=x",
-    "http://127.0.0.1/v1#x",
-    "http://user:password@127.0.0.1/v1",
-]
-TIME_LIMITS = ["", " ", "0", "-1", "1h", "an hour", "nan", "inf", "0x10", "60\n", "\u0661"]
-BAD = [
-    *(("PROGRAMBENCH_TIME_LIMIT", {"PROGRAMBENCH_TIME_LIMIT": limit}) for limit in TIME_LIMITS),
-    *(("PROGRAMBENCH_TASK_IMAGE", {"PROGRAMBENCH_TASK_IMAGE": image}) for image in IMAGES),
-    *(("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_BASE_URL": url}) for url in BASE_URLS),
-    ("LLM_API_KEY", {"LLM_API_KEY": ""}),
-    ("LLM_API_KEY", {"LLM_API_KEY": "", "LLM_BASE_URL": "http://127.0.0.1:1/v1"}),
-    ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": "gemini/gemini-2.5-pro"}),
-    ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": "no-provider"}),
-    ("LLM_BASE_URL", {"LLM_API_KEY": KEY, "LLM_MODEL": ""}),
-    *(("TMPDIR", {"TMPDIR": d}) for d in ("/" + 80 * "x", "/a:b", "/a%b", "/a b", "tmp")),
-    ("OPENHANDS_SDK_SOURCE", {"OPENHANDS_SDK_SOURCE": "/nowhere"}),
-    ("OPENHANDS_SDK_SOURCE", {"OPENHANDS_SDK_SOURCE": f"{Path(__file__).parent}"}),
-]
-
-
-@pytest.mark.parametrize(("name", "environment"), BAD, ids=repr)
-def test_a_bad_setting_ends_the_script_with_one_line_that_names_it(
-    name: str, environment: dict[str, str], run_example: Run
-):
-    done = run_example("-X", "importtime", timeout=60, **environment)
-    assert done.returncode == 2, done.stderr[-500:]
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    (line,) = lines
-    assert line.startswith("error: ")
-    assert name in line
-    assert line.isprintable()
-    assert KEY not in done.stdout + done.stderr
-    # The check comes before the import that takes seconds.
-    assert " json" in done.stderr
-    assert " openhands" not in done.stderr
-    assert not run_example.output.exists()
-
-
-def test_the_readme_lists_the_settings_that_there_are():
-    read = set(re.findall(r'setting\("(\w+)"', EXAMPLE.read_text())) - {"TMPDIR"}
-    readme = (EXAMPLE.parents[1] / "README.md").read_text()
-    assert {*re.findall(r"^\| `([A-Z_]+)` \|", readme, re.MULTILINE)} == read
-
-
+NO_WHOLE_NUMBER = "0|-1|1.5|1h|an hour|nan|inf|0x10|\u0661|1000000".split("|")
+NO_AMOUNT = "-1|nan|inf|-inf|1e999|a dollar|$1|0,5".split("|")
+NO_IMAGE = (
+    ".|..|/|a/..|../x|a/../b|/a/b|a/|a//b|UPPER|owner/UPPER_1776_x.1:tag|a b|a b:tag|"
+    "a\nb|a:|a:tag:tag|a:t ag|a@sha256:123|-a|--help|a;b|a$b|a'b|a\"b|a\\b|a\x1b[31m|"
+    f"https://registry.example/a:tag|\u00e1|\u0661|a:tag{DIGEST}0"
+).split("|")
+BAD = {
+    "PROGRAMBENCH_TIME_LIMIT": NO_WHOLE_NUMBER,
+    "PROGRAMBENCH_COMMAND_LIMIT": NO_WHOLE_NUMBER,
+    "PROGRAMBENCH_STEP_LIMIT": NO_WHOLE_NUMBER,
+    "LLM_COST_LIMIT": [*NO_AMOUNT, "0"],
+    "LLM_INPUT_COST_PER_TOKEN": NO_AMOUNT,
+    "LLM_OUTPUT_COST_PER_TOKEN": NO_AMOUNT,
+    "PROGRAMBENCH_TASK_IMAGE": NO_IMAGE,
+}
+GOOD = {
+    "PROGRAMBENCH_TIME_LIMIT": {"1": 1, " 60 ": 60, "999999": 999_999},
+    "PROGRAMBENCH_COMMAND_LIMIT": {"1": 1, "180": 180},
+    "PROGRAMBENCH_STEP_LIMIT": {"1": 1, "1000": 1000},
+    "LLM_COST_LIMIT": {"0.5": 0.5, "1e-3": 0.001, "200": 200},
+    "LLM_INPUT_COST_PER_TOKEN": {"0": 0, "3e-6": 3e-6},
+    "LLM_OUTPUT_COST_PER_TOKEN": {"0": 0, "0.000015": 0.000015},
+    "PROGRAMBENCH_OUTPUT_DIR": {"a b/c": Path("a b/c")},
+}
 INSTANCES = {
-    "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6": (
-        "abishekvashok__cmatrix.5c082c6"
-    ),
     "programbench/abishekvashok_1776_cmatrix.5c082c6": "abishekvashok__cmatrix.5c082c6",
     f"programbench/a_1776_b.1a2b3c4{DIGEST}": "a__b.1a2b3c4",
     f"programbench/a_1776_b.1a2b3c4:task{DIGEST}": "a__b.1a2b3c4",
     "registry.example:5000/programbench/a_1776_b.1a2b3c4:task": "a__b.1a2b3c4",
     "localhost:5000/a_1776_b.1a2b3c4": "a__b.1a2b3c4",
     "a_1776_b-c.d.1a2b3c4:task": "a__b-c.d.1a2b3c4",
-    "programbench/testorg_1776_calculator.abc1234:task": "testorg__calculator.abc1234",
 }
-# Runs only the first section, and says what the instance is called.
-SETTINGS_ONLY = """
-import sys
-source = open(sys.argv[1]).read().partition("\\n# ## 2.")[0]
-exec(compile(source, "settings", "exec"), names := {"__name__": "settings"})
-print(names["INSTANCE_ID"])
+
+example = load_example()
+
+
+def settings(**environment: str) -> Any:
+    """Return what the example makes of these environment variables."""
+    return example.Settings.model_validate(environment)
+
+
+def complaints(**environment: str) -> dict[str, str]:
+    """Return what the example says of bad settings, by the variable that it names."""
+    with environ(**environment), pytest.raises(example.CleanroomError) as raised:
+        example.settings_from_environment()
+    assert raised.value.status == 2
+    lines = f"{raised.value}".split("\nerror: ")
+    for line in lines:
+        assert line.isprintable()
+        assert re.fullmatch(r"[A-Z_]+: .+\. Unset it, or set it to .+\.", line), line
+    named = {line.split(":")[0]: line for line in lines}
+    assert len(named) == len(lines)
+    return named
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_setting_is_told_in_one_sentence_that_names_it(name: str):
+    for value in BAD[name]:
+        assert complaints(**{name: value}).keys() == {name}, repr(value)
+
+
+def test_all_bad_settings_are_told_together_and_no_secret_with_them():
+    bad = {name: values[-1] for name, values in BAD.items()}
+    told = complaints(LLM_API_KEY=KEY, LLM_BASE_URL=f"http://{KEY}@127.0.0.1", **bad)
+    assert told.keys() == BAD.keys()
+    assert KEY not in f"{told}{settings(LLM_API_KEY=KEY)!r}"
+
+
+@pytest.mark.parametrize("nothing", ["", " \n"])
+def test_a_setting_that_is_empty_is_told_and_not_taken_for_unset(nothing: str):
+    names = {name.upper() for name in example.Settings.model_fields}
+    assert complaints(**dict.fromkeys(names, nothing)).keys() == names
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_setting_is_taken(name: str):
+    for text, value in GOOD[name].items():
+        assert getattr(settings(**{name: text}), name.lower()) == value
+
+
+def test_the_results_folder_is_named_as_the_benchmark_names_the_instance():
+    for image, instance in INSTANCES.items():
+        chosen = settings(PROGRAMBENCH_TASK_IMAGE=image, PROGRAMBENCH_OUTPUT_DIR="out")
+        assert example.results_folder(chosen) == Path("out", instance)
+
+
+def test_without_a_word_of_an_llm_a_run_is_a_rehearsal():
+    assert example.is_rehearsal(settings(PROGRAMBENCH_TIME_LIMIT="60"))
+    for name in ("LLM_MODEL", "LLM_API_KEY", "LLM_BASE_URL"):
+        assert not example.is_rehearsal(settings(**{name: "x"}))
+
+
+# What is asked for, and the limits of steps and seconds that come with it.
+JOBS = {
+    "characterise": ({}, 500, 3600),
+    "rebuild": ({}, 1000, 21_600),  # as the benchmark's own harness has it
+    "Count its words.": ({}, 500, 3600),
+    "rebuild ": ({"PROGRAMBENCH_STEP_LIMIT": "7"}, 7, 21_600),
+    "characterise ": ({"PROGRAMBENCH_TIME_LIMIT": "9"}, 500, 9),
+}
+
+
+@pytest.mark.parametrize("asked", JOBS)
+def test_a_job_is_asked_for_by_its_name_or_in_a_text_of_ones_own(asked: str):
+    limits, steps, seconds = JOBS[asked]
+    job = example.job_of(settings(PROGRAMBENCH_INSTRUCTION=asked, **limits))
+    assert (job.step_limit, job.time_limit) == (steps, seconds)
+    if " " in asked.strip():
+        assert job.instruction == asked
+    else:
+        for told in (
+            "/workspace",
+            "no network",
+            f"{steps} steps",
+            f"{seconds} seconds",
+        ):
+            assert told in job.instruction
+
+
+def test_the_default_model_is_one_that_the_sdk_verified():
+    provider, _, model = settings(LLM_API_KEY=KEY).llm_model.partition("/")
+    assert model in VERIFIED_MODELS[provider]
+
+
+def test_the_readme_lists_the_settings_that_there_are():
+    listed = re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "README.md").read_text(), re.M)
+    assert {*listed} == {name.upper() for name in example.Settings.model_fields}
+
+
+# Python tells a hook of these before it does them.
+IMPORT = """
+import runpy, sys, threading
+EVENTS = ("subprocess.", "os.fork", "os.posix_spawn", "os.system", "os.exec", "os.kill",
+          "signal.", "socket.connect", "socket.getaddrinfo", "socket.gethostby")
+sys.addaudithook(lambda event, _: print(event) if event.startswith(EVENTS) else None)
+runpy.run_path(sys.argv[1], run_name="imported")
+print(*threading.enumerate()[1:], end="")
 """
 
 
-@pytest.mark.parametrize(("image", "instance"), INSTANCES.items())
-def test_the_instance_is_named_as_the_benchmark_names_it(image: str, instance: str):
+def test_importing_the_file_does_nothing(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", SETTINGS_ONLY, f"{EXAMPLE}"],
-        env={"PROGRAMBENCH_TASK_IMAGE": image},
+        [sys.executable, "-B", "-c", IMPORT, EXAMPLE],
+        cwd=tmp_path,
+        env=dict.fromkeys(["HOME", "TMPDIR"], f"{tmp_path}")
+        | {"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
-        check=True,
+        timeout=100,
     )
-    assert done.stdout.splitlines()[-1] == instance
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
 
 
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that a script says whose user can mend what is wrong."""
-    assert done.returncode == 2, done.stdout[-1000:] + done.stderr[-3000:]
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    (line,) = lines
-    assert line.startswith("error: ")
-    assert line.isprintable()
-    # A sentence that a user reads to its end.
-    assert len(line) < 1000
-    return line
+def test_the_relays_socket_has_a_short_plain_path_whatever_the_temp_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    temp = tmp_path / ("a b%c:d'\"" + 90 * "x")
+    temp.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", f"{temp}")
+    llm, ledger = LLM(model="openai/rehearsal"), tmp_path / "ledger"
+    with example.Relay(llm, ledger=ledger, call_limit=1, rehearsal=True) as relay:
+        assert relay.socket.is_socket()
+        # A unix socket's path has 107 bytes at most; ssh's configuration has this one.
+        assert len(os.fsencode(relay.socket)) < 100
+        assert re.fullmatch(r"[\w./-]+", f"{relay.socket}")
+    assert not relay.socket.parent.exists()
+    assert not list(temp.iterdir())
 
 
-def one_line_at_once(run: Run, **environment: str) -> str:
-    """Return what the script says before the SDK's import, which takes seconds."""
-    done = run("-X", "importtime", timeout=60, **environment)
-    line = one_line(done)
-    assert " json" in done.stderr
-    assert " openhands" not in done.stderr
-    assert "Building" not in done.stdout
-    return line
+def test_an_image_that_is_there_is_not_pulled_whatever_it_is_called(
+    task_image: str, capsys: pytest.CaptureFixture[str]
+):
+    names = task_image, f"docker.io/{task_image}"
+    assert len({example.inspect_task_image(name).id for name in names}) == 1
+    assert "Pulling" not in capsys.readouterr().out
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """Return the sentence with which the example refuses to do something."""
+    with pytest.raises(example.CleanroomError) as raised:
+        act()
+    assert raised.value.status == 2
+    assert f"{raised.value}".isprintable()
+    assert len(f"{raised.value}") < 1000
+    return f"{raised.value}"
+
+
+def seal(image: str) -> None:
+    """Build the sealed image onto a task image."""
+    example.cleanroom_image(example.inspect_task_image(image), None)
+
+
+def test_a_disk_too_small_for_the_build_is_told(
+    task_image: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(example, "BUILD_SPACE", 1 << 60)
+    with image_unbuilt() as image:
+        sentence = refusal(lambda: seal(image))
+    root = output_of("docker", "info", "--format={{.DockerRootDir}}").strip()
+    assert re.search(rf"disk.* {root}", sentence)
+
+
+# What is wrong with an image, and what names the cause.
+UNFIT = {
+    "RUN rm -f /usr/bin/apt-get": r"package manager|\bapt\b",
+    "RUN useradd --uid 10001 taken": "taken has the id 10001",
+    "RUN groupadd --gid 10001 taken": "taken has the id 10001",
+    "RUN mv /workspace /w && ln -s /w /workspace": "/workspace is a symbolic link",
+}
+
+
+@pytest.mark.parametrize(("line", "cause"), UNFIT.items())
+def test_an_image_that_the_server_cannot_be_built_onto_is_told_with_the_cause(
+    line: str, cause: str, task_image: str
+):
+    with image_built(f"FROM {TASK_IMAGE}\nUSER root\n{line}\n") as image:
+        assert re.search(cause, refusal(lambda: seal(image)))
+
+
+def test_an_sdk_that_cannot_be_cloned_is_told_and_leaves_no_half_of_a_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(example, "CACHE", tmp_path)
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{tmp_path}/nowhere.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", example.SDK_REPOSITORY)
+    sentence = refusal(lambda: example.sdk_checkout(None))
+    for word in ("OPENHANDS_SDK_SOURCE", "git clone", f"{tmp_path}/nowhere"):
+        assert word in sentence
+    assert not list(tmp_path.iterdir())
+
+
+NOBODYS = "programbench/nobody_1776_nothing.1a2b3c4:task_cleanroom_v6"
+TOOLS = "for place in ${PATH//:/ }; do ln -s $place/* . || :; done 2>/dev/null"
+PLUGINS = "{{range .ClientInfo.Plugins}}{{println .Name .Path}}{{end}}"
+SDK = """mkdir openhands-sdk; export OPENHANDS_SDK_SOURCE=$PWD
+echo 'version = "%s"' >openhands-sdk/pyproject.toml"""
+# What a shell does in an empty folder before the script, and how the script tells it.
+TO_MEND = {
+    "no docker": (f"{TOOLS}; rm docker*; PATH=$PWD", "docker.*[:;] start Docker"),
+    "no git": (f"{TOOLS}; rm git*; PATH=$PWD", "git.*[:;] install"),
+    "no ssh": (f"{TOOLS}; rm ssh*; PATH=$PWD", "ssh.*[:;] install"),
+    "no buildx": (
+        f"path=$(docker info --format='{PLUGINS}' | grep -oP '(?<=buildx ).*(?=/)')\n"
+        "mount -t tmpfs tmpfs $path",
+        "buildx.*[:;] install",
+    ),
+    "no engine": (
+        "export DOCKER_HOST=unix:///nowhere/nobody.sock",
+        "/nowhere/nobody.sock.* DOCKER_HOST",
+    ),
+    "an image that is nowhere": (
+        f"export PROGRAMBENCH_TASK_IMAGE={NOBODYS}",
+        f"PROGRAMBENCH_TASK_IMAGE.*{NOBODYS}",
+    ),
+    "an image for another platform": (
+        "export PROGRAMBENCH_TASK_IMAGE=$ARM64",
+        "arm64.* PROGRAMBENCH_TASK_IMAGE.*linux/amd64",
+    ),
+    "an output folder that is a file": (
+        "touch file; export PROGRAMBENCH_OUTPUT_DIR=$PWD/file",
+        "PROGRAMBENCH_OUTPUT_DIR",
+    ),
+    "a read-only output folder": (
+        "mount --bind --options=ro . .; export PROGRAMBENCH_OUTPUT_DIR=$PWD",
+        "PROGRAMBENCH_OUTPUT_DIR",
+    ),
+    "a cache folder that is a file": (
+        "touch file; export XDG_CACHE_HOME=$PWD/file",
+        "XDG_CACHE_HOME",
+    ),
+    "an SDK of another version": (SDK % "1.0.0", f"SDK_SOURCE.* {SDK_VERSION}"),
+    "an SDK without git": (SDK % SDK_VERSION, "not a git repository.* OPENHANDS_SDK"),
+    "another user's SDK": (
+        f"{SDK % SDK_VERSION}; git init --quiet; chown -R nobody .",
+        "dubious ownership.* OPENHANDS_SDK_SOURCE",
+    ),
+    "a bad address": (f"export LLM_API_KEY={KEY} LLM_BASE_URL={KEY}", "LLM_BASE_URL"),
+    "a bad number": ("export LLM_COST_LIMIT=$", "LLM_COST_LIMIT"),
+}
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def unbuilt(task_image: str) -> Iterator[str]:
-    """A task image that no agent server was built onto yet."""
-    with image_unbuilt() as image:
-        yield image
+def refused(
+    task_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Future[Done]]:
+    """The runs, two at a time: the SDK's import takes most of their time."""
+
+    def run(folder: Path, shell: str) -> Done:
+        (folder / "empty").mkdir()
+        before = f'set -e; cd {folder / "empty"}; {shell}\ncd {ROOT}; exec "$@"'
+        run = Run(folder)
+        run.prefix = ["bash", "-c", before, "bash"]
+        if re.search("mount|chown", shell):
+            if os.getuid():
+                missing("only root can mount, and give a file away")
+            run.prefix = ["unshare", "--mount", *run.prefix]
+        return run(timeout=60, ARM64=image)
+
+    text = "FROM scratch\nLABEL of-the-tests=yes"
+    with image_built(text, "--platform=linux/arm64") as image:
+        with ThreadPoolExecutor(2) as threads:
+            return {
+                name: threads.submit(run, tmp_path_factory.mktemp("refused"), shell)
+                for name, (shell, _) in TO_MEND.items()
+            }
 
 
-def apart(*commands: str) -> list[str]:
-    """Return a prefix that runs a command in a view of the file system of its own."""
-    prefix = ["unshare", "--mount", "sh", "-c", " && ".join([*commands, 'exec "$@"']), "sh"]
-    if subprocess.run([*prefix, "true"], capture_output=True).returncode:
-        missing("a view of the file system can only be made by root")
-    return prefix
-
-
-@pytest.fixture
-def tools(tmp_path: Path) -> Path:
-    """A folder of all that is on the PATH, from which single tools can be taken."""
-    folder = tmp_path / "tools"
-    folder.mkdir()
-    for place in os.environ["PATH"].split(":"):
-        for tool in Path(place).glob("*"):
-            with contextlib.suppress(FileExistsError):  # the first on the PATH counts
-                (folder / tool.name).symlink_to(tool)
-    return folder
-
-
-@pytest.mark.parametrize("tool", ["docker", "git", "ssh"])
-def test_a_missing_tool_is_named_at_once(tool: str, tools: Path, unbuilt: str, run_example: Run):
-    for program in tools.glob(f"{tool}*"):
-        program.unlink()
-    line = one_line_at_once(run_example, PATH=f"{tools}", PROGRAMBENCH_TASK_IMAGE=unbuilt)
-    assert re.search(rf"\b{tool}\b", line)
-    assert "install" in line.lower()
-
-
-def test_a_docker_without_buildx_is_told_at_once(unbuilt: str, run_example: Run):
-    plugins = "{{range .ClientInfo.Plugins}}{{.Name}} {{.Path}}\n{{end}}"
-    (path,) = re.findall("^buildx (.+)$", output_of("docker", "info", f"--format={plugins}"), re.M)
-    run_example.prefix = apart(f"mount -t tmpfs tmpfs {Path(path).parent}")
-    line = one_line_at_once(run_example, PROGRAMBENCH_TASK_IMAGE=unbuilt)
-    assert "buildx" in line
-    assert "install" in line.lower()
-
-
-def test_an_engine_that_does_not_answer_is_told_at_once(
-    task_image: str, run_example: Run, tmp_path: Path
+@pytest.mark.parametrize("name", TO_MEND)
+def test_what_the_user_must_mend_is_told_in_one_sentence_with_status_2(
+    name: str, refused: dict[str, Future[Done]]
 ):
-    line = one_line_at_once(run_example, DOCKER_HOST=f"unix://{tmp_path}/nobody.sock")
-    assert "docker" in line.lower()
-    assert f"{tmp_path}/nobody.sock" in line
-
-
-def test_an_image_that_cannot_be_had_is_told_at_once_in_the_engines_words(
-    task_image: str, run_example: Run
-):
-    image = "programbench/nobody_1776_nothing.1a2b3c4:task_cleanroom_v6"
-    line = one_line_at_once(run_example, PROGRAMBENCH_TASK_IMAGE=image)
-    words = subprocess.run(["docker", "pull", image], capture_output=True, text=True).stderr
-    assert "PROGRAMBENCH_TASK_IMAGE" in line
-    assert image in line
-    # The last of the engine's words may name a port or an address, which differ.
-    assert words.split(":")[0] in line
-    assert words.strip()[-25:] in line
-
-
-def test_an_image_of_another_platform_is_told_at_once(task_image: str, run_example: Run):
-    with image_built("FROM scratch\nLABEL of-the-tests=yes\n", "--platform=linux/arm64") as image:
-        line = one_line_at_once(run_example, PROGRAMBENCH_TASK_IMAGE=image)
-    assert "PROGRAMBENCH_TASK_IMAGE" in line
-    assert "arm64" in line
-    assert "linux/amd64" in line
-
-
-def test_an_image_without_a_package_manager_is_told(task_image: str, run_example: Run):
-    with image_built(f"FROM {TASK_IMAGE}\nUSER root\nRUN rm -f /usr/bin/apt-get\n") as image:
-        done = run_example(PROGRAMBENCH_TASK_IMAGE=image)
-    line = one_line(done)
-    assert "no known package manager found" in done.stdout  # the whole log, on failure
-    assert "PROGRAMBENCH_TASK_IMAGE" in line
-    assert "package manager" in line
-    assert "apt" in line
-
-
-def sdk_folder(folder: Path, number: str) -> str:
-    """Make what looks like an SDK of this version, and return its path."""
-    project = folder / "sdk" / "openhands-sdk" / "pyproject.toml"
-    project.parent.mkdir(parents=True)
-    project.write_text(f'[project]\nname = "openhands-sdk"\nversion = "{number}"\n')
-    return f"{folder / 'sdk'}"
-
-
-def test_an_sdk_of_another_version_is_told_at_once(run_example: Run, tmp_path: Path):
-    line = one_line_at_once(run_example, OPENHANDS_SDK_SOURCE=sdk_folder(tmp_path, "1.0.0"))
-    assert "OPENHANDS_SDK_SOURCE" in line
-    assert installed() in line
-
-
-def installed() -> str:
-    """Return the SDK's version."""
-    return version("openhands-sdk")
-
-
-def test_an_sdk_that_is_no_repository_is_told_at_once(
-    task_image: str, run_example: Run, tmp_path: Path
-):
-    source = sdk_folder(tmp_path, installed())
-    assert "OPENHANDS_SDK_SOURCE" in one_line_at_once(run_example, OPENHANDS_SDK_SOURCE=source)
-
-
-def test_an_sdk_that_cannot_be_cloned_is_told_at_once(
-    task_image: str, run_example: Run, tmp_path: Path
-):
-    url = "https://github.com/OpenHands/software-agent-sdk"
-    nowhere = {"KEY_0": f"url.file://{tmp_path}/nowhere.insteadOf", "VALUE_0": url, "COUNT": "1"}
-    settings = {f"GIT_CONFIG_{name}": value for name, value in nowhere.items()}
-    line = one_line_at_once(run_example, XDG_CACHE_HOME=f"{tmp_path}/cache", **settings)
-    assert "OPENHANDS_SDK_SOURCE" in line
-    assert "clone" in line.lower()
-    assert f"{tmp_path}/nowhere" in line
-    # Half a clone would be taken for a whole one.
-    assert not list(tmp_path.glob("cache/*/*/*"))
-
-
-def test_a_disk_too_small_for_the_build_is_told_at_once(unbuilt: str, run_example: Run):
-    root = output_of("docker", "info", "--format={{.DockerRootDir}}").strip()
-    # The engine itself does not see the small disk.
-    run_example.prefix = apart(f"mount -t tmpfs -o size=100m tmpfs {root}")
-    line = one_line_at_once(run_example, PROGRAMBENCH_TASK_IMAGE=unbuilt)
-    assert re.search("space|disk", line)
-    assert root in line
-
-
-def unwritable(kind: str, folder: Path) -> Path:
-    """Make an output folder in which nothing can be written, by root neither."""
-    if kind == "a file":
-        (folder / "file").touch()
-        return folder / "file"
-    if kind == "below a file":
-        (folder / "file").touch()
-        return folder / "file" / "out"
-    return Path("/sys/kernel")
-
-
-@pytest.mark.parametrize("kind", ["a file", "below a file", "not for anyone"])
-def test_an_output_folder_that_cannot_be_written_is_told_at_once(
-    kind: str, task_image: str, run_example: Run, tmp_path: Path
-):
-    folder = unwritable(kind, tmp_path)
-    line = one_line_at_once(run_example, PROGRAMBENCH_OUTPUT_DIR=f"{folder}")
-    assert "PROGRAMBENCH_OUTPUT_DIR" in line
-
-
-def test_a_cache_folder_that_cannot_be_written_is_told_at_once(
-    task_image: str, run_example: Run, tmp_path: Path
-):
-    folder = unwritable("a file", tmp_path)
-    assert "XDG_CACHE_HOME" in one_line_at_once(run_example, XDG_CACHE_HOME=f"{folder}")
-
-
-def test_an_output_folder_that_turned_read_only_is_told_at_once(
-    task_image: str, run_example: Run, tmp_path: Path
-):
-    folder = tmp_path / "read-only"
-    instance = instance_id(TASK_IMAGE)
-    (folder / instance).mkdir(parents=True)
-    if os.getuid():
-        (folder / instance).chmod(0o555)
-    else:  # whom no mode keeps out
-        output_of("mount", "--bind", "--options=ro", f"{folder}", f"{folder}")
-    try:
-        line = one_line_at_once(run_example, PROGRAMBENCH_OUTPUT_DIR=f"{folder}")
-    finally:
-        if not os.getuid():
-            output_of("umount", f"{folder}")
-    assert "PROGRAMBENCH_OUTPUT_DIR" in line
-
-
-def test_a_host_that_is_not_amd64_is_warned_and_not_refused(task_image: str, run_example: Run):
-    # As such a machine, this one's kernel names another one's processor.
-    other = ["setarch", "i686", "--"]
-    if subprocess.run([*other, "true"], capture_output=True).returncode:
-        missing("this kernel has but one name for its processor")
-    run_example.prefix = other
-    done = run_example()
-    assert done.returncode == 0, done.stderr[-2000:]
-    (line,) = re.findall(".*warning.*", done.stdout + done.stderr, re.IGNORECASE)
-    assert "amd64" in line
-    assert "slow" in line
+    done = refused[name].result()
+    assert done.returncode == 2, done.stdout[-1000:] + done.stderr[-3000:]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.isprintable()
+    assert len(line) < 1000  # so that a user reads it to its end
+    assert re.search(TO_MEND[name][1], line)
+    # Before anything slow or dear.
+    assert "Building" not in done.stdout
+    assert "EXAMPLE_COST" not in done.stdout
+    assert KEY not in done.stdout + done.stderr

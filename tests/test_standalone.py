@@ -11,35 +11,31 @@ import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, ROOT, clean_environment, image_unbuilt, instance_id, output_of
+from conftest import (
+    EXAMPLE,
+    ROOT,
+    clean_environment,
+    clone_sdk,
+    image_unbuilt,
+    instance_id,
+    output_of,
+)
 from scripted_llm import ScriptedLLM, Step
 
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-(VERSION,) = (
-    pin.partition("==")[2]
-    for pin in PROJECT["project"]["dependencies"]
-    if pin.startswith("openhands-sdk==")
-)
-SDK = "https://github.com/OpenHands/software-agent-sdk.git"
+
 # What git is told where nothing shall be had from there.
 NO_GITHUB = {
     "GIT_CONFIG_COUNT": "1",
     "GIT_CONFIG_KEY_0": "url.file:///nowhere/.insteadOf",
     "GIT_CONFIG_VALUE_0": "https://github.com/",
 }
+SERVER = "openhands-agent-server/openhands/agent_server/__init__.py"
 MARKER = "the server of a developer's checkout"
-
-
-def header() -> dict[str, Any]:
-    """Return what the script itself says that it needs, as uv reads it."""
-    block = re.search(r"^# /// script\n((?:#(?: .*)?\n)+?)# ///$", EXAMPLE.read_text(), re.M)
-    assert block
-    return tomllib.loads(re.sub("^# ?", "", block[1], flags=re.M))
 
 
 def run(*command: str, cwd: Path, **environment: str) -> Any:
@@ -66,68 +62,54 @@ def run(*command: str, cwd: Path, **environment: str) -> Any:
 
 @pytest.fixture
 def empty_cache(tmp_path: Path) -> dict[str, str]:
-    """Settings with which no SDK is in the user's cache, while uv keeps the packages in its own."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
+    """Settings of a user's cache with no SDK; uv keeps the packages in its own."""
+    (tmp_path / "cache").mkdir()
     uv = os.environ.get("UV_CACHE_DIR") or output_of("uv", "cache", "dir").strip()
-    return {"XDG_CACHE_HOME": f"{folder}", "UV_CACHE_DIR": uv}
+    return {"XDG_CACHE_HOME": f"{tmp_path / 'cache'}", "UV_CACHE_DIR": uv}
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Path]:
     """A copy of the script, under another name, with nothing beside it."""
-    folder = tmp_path / "alone"
-    folder.mkdir()
-    script = folder / "cleanroom.py"
+    script = tmp_path / "alone" / "cleanroom.py"
+    script.parent.mkdir()
     shutil.copy(EXAMPLE, script)
     yield script
-    # uv keeps an environment for each script that it ever ran; nobody will run this one again.
+    # uv keeps an environment for each script that it ever ran, this one's too.
     find = ["uv", "python", "find", "--script", f"{script}"]
-    python = subprocess.run(find, capture_output=True, text=True, timeout=120).stdout.strip()
-    environment = Path(python).parent.parent
+    python = subprocess.run(find, capture_output=True, text=True, timeout=120).stdout
+    environment = Path(python.strip()).parent.parent
     if environment.name.startswith(f"{script.stem}-"):
         shutil.rmtree(environment)
 
 
-@dataclass
-class Checkout:
-    """A checkout of the SDK, with the script among its examples."""
-
-    folder: Path
-
-    @property
-    def script(self) -> Path:
-        """The script, where the SDK has its like."""
-        return self.folder / "examples" / "02_remote_agent_server" / EXAMPLE.name
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Change one of its files, as a developer of the SDK does."""
-        text = (self.folder / path).read_text()
-        assert old in text
-        (self.folder / path).write_text(text.replace(old, new, 1))
-
-
 @pytest.fixture
-def checkout(docker: None, tmp_path: Path) -> Checkout:
-    """A checkout of the version that the project pins."""
-    found = Checkout(tmp_path / "sdk")
-    output_of(
-        *["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1"],
-        *[f"--branch=v{VERSION}", SDK, f"{found.folder}"],
+def in_checkout(docker: None, tmp_path: Path) -> Path:
+    """The script in a checkout of the SDK, where the SDK has its like."""
+    folder = clone_sdk(tmp_path / "sdk") / "examples" / "02_remote_agent_server"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(EXAMPLE, folder))
+
+
+def run_in_checkout(script: Path, **environment: str) -> Any:
+    """Run the script from the checkout's root, where no other source can be had."""
+    root = script.parents[2]
+    environment |= {"PROGRAMBENCH_OUTPUT_DIR": f"{root.parent / 'out'}"} | NO_GITHUB
+    path = f"{script.relative_to(root)}"
+    return run(sys.executable, path, cwd=root, **environment)
+
+
+def test_the_script_asks_uv_for_what_the_project_asks_for():
+    lines = re.search(
+        r"^# /// script\n((?:# ?.*\n)+?)# ///$", EXAMPLE.read_text(), re.M
     )
-    found.script.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(EXAMPLE, found.script)
-    return found
-
-
-def test_the_script_names_the_requirements_of_the_project():
-    stated, project = header(), PROJECT["project"]
-    assert sorted(stated["dependencies"]) == sorted(project["dependencies"])
-    assert stated["requires-python"] == project["requires-python"]
-
-
-def test_the_script_and_the_project_take_packages_up_to_the_same_day():
-    assert header()["tool"]["uv"]["exclude-newer"] == PROJECT["tool"]["uv"]["exclude-newer"]
+    assert lines
+    asked: dict[str, Any] = tomllib.loads(re.sub("^# ?", "", lines[1], flags=re.M))
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, uv = pyproject["project"], pyproject["tool"]["uv"]
+    assert sorted(asked["dependencies"]) == sorted(project["dependencies"])
+    assert asked["requires-python"] == project["requires-python"]
+    assert asked["tool"]["uv"]["exclude-newer"] == uv["exclude-newer"]
 
 
 def test_a_copy_with_nothing_beside_it_rehearses(
@@ -135,13 +117,14 @@ def test_a_copy_with_nothing_beside_it_rehearses(
 ):
     temp = tmp_path / "tmp"
     temp.mkdir()
-    done = run("uv", "run", alone.name, cwd=alone.parent, TMPDIR=f"{temp}", **empty_cache)
+    settings = empty_cache | {"TMPDIR": f"{temp}"}
+    done = run("uv", "run", alone.name, cwd=alone.parent, **settings)
     assert done.returncode == 0, done.stderr
     path = re.search(r"^SUBMISSION: (.+)\nEXAMPLE_COST: 0", done.stdout, re.M)
     assert path, done.stdout
     assert (alone.parent / path[1]).is_file()
-    assert {entry.name for entry in alone.parent.iterdir()} == {alone.name, "submissions"}
-    assert not [entry for entry in temp.iterdir() if not entry.name.startswith("uv-")]
+    assert {each.name for each in alone.parent.iterdir()} == {alone.name, "submissions"}
+    assert not [each for each in temp.iterdir() if not each.name.startswith("uv-")]
 
 
 def test_many_tasks_are_many_processes_with_one_output_folder(
@@ -157,46 +140,37 @@ def test_many_tasks_are_many_processes_with_one_output_folder(
     instances = {instance_id(one), instance_id(other)}
     assert {path.name for path in output.iterdir()} == instances
     for instance in instances:
-        assert f"SUBMISSION: {output}/{instance}/submission.tar.gz\n" in done.stdout
-        with tarfile.open(output / instance / "submission.tar.gz") as archive:
+        path = output / instance / "submission.tar.gz"
+        assert f"SUBMISSION: {path}\n" in done.stdout
+        with tarfile.open(path) as archive:
             assert "./NOTES.md" in archive.getnames()
 
 
 def test_in_the_sdks_repository_the_server_is_built_from_that_checkout(
-    task_image: str, checkout: Checkout, empty_cache: dict[str, str], tmp_path: Path
+    task_image: str, in_checkout: Path, empty_cache: dict[str, str]
 ):
-    package = "openhands-agent-server/openhands/agent_server/__init__.py"
-    checkout.edit(package, "", f"MARKER = {MARKER!r}\n")
+    with open(in_checkout.parents[2] / SERVER, "a") as server:
+        server.write(f"\nMARKER = {MARKER!r}\n")
     ask = "import openhands.agent_server; print(openhands.agent_server.MARKER)"
-    python = "/agent-server/.venv/bin/python"
-    command = f'cd / && {python} -c "{ask}" >/workspace/NOTES.md 2>&1'
+    python = "cd / && /agent-server/.venv/bin/python"
+    command = f'{python} -c "{ask}" >/workspace/NOTES.md 2>&1'
     script: list[Step] = [("terminal", {"command": command})]
-    with ScriptedLLM(script) as llm:
-        done = run(
-            *[sys.executable, f"{checkout.script.relative_to(checkout.folder)}"],
-            cwd=checkout.folder,
-            LLM_API_KEY="sk-x",
-            LLM_MODEL="openai/x",
-            LLM_BASE_URL=llm.base_url,
-            PROGRAMBENCH_OUTPUT_DIR=f"{tmp_path / 'out'}",
-            # There is no other source to be had.
-            **empty_cache | NO_GITHUB,
-        )
+    with ScriptedLLM(script) as llm, image_unbuilt() as image:
+        settings = {"LLM_MODEL": "openai/x", "LLM_API_KEY": "sk-x"}
+        settings |= {"LLM_BASE_URL": llm.base_url, "PROGRAMBENCH_TASK_IMAGE": image}
+        done = run_in_checkout(in_checkout, **settings, **empty_cache)
     assert done.returncode == 0, done.stderr
     assert f"\n{MARKER}\n" in done.stdout
 
 
 def test_a_checkout_of_another_version_is_not_built_from(
-    task_image: str, checkout: Checkout, empty_cache: dict[str, str], tmp_path: Path
+    task_image: str, in_checkout: Path, empty_cache: dict[str, str]
 ):
-    checkout.edit("openhands-sdk/pyproject.toml", f'"{VERSION}"', '"0.0.1"')
-    done = run(
-        *[sys.executable, f"{checkout.script.relative_to(checkout.folder)}"],
-        cwd=checkout.folder,
-        PROGRAMBENCH_OUTPUT_DIR=f"{tmp_path / 'out'}",
-        **empty_cache | NO_GITHUB,
-    )
+    project = in_checkout.parents[2] / "openhands-sdk" / "pyproject.toml"
+    other = project.read_text().replace(f'"{version("openhands-sdk")}"', '"0.0.1"')
+    project.write_text(other)
+    done = run_in_checkout(in_checkout, **empty_cache)
     # It looks for the right one where it cannot be had.
-    assert done.returncode in {1, 2}, done.stdout
+    assert done.returncode == 2, done.stdout
     assert "git clone" in done.stderr
     assert "EXAMPLE_COST" not in done.stdout

@@ -1,0 +1,117 @@
+"""A command that neither ends nor falls silent does not stall the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Run, load_example
+from scripted_llm import ScriptedLLM, Step
+
+
+LIMIT = 4  # seconds
+DEAF = """
+import os, signal, time
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+for file in range(3):
+    os.close(file)
+time.sleep(600)
+"""
+STALLING = {
+    "fills the screen": "yes",
+    "waits for input": "cat",
+    "draws on the whole screen": "top",
+    "hears no signal and has closed its terminal": f"python3 -c '{DEAF}'",
+    "is started again and again": "while :; do ./executable --version; done",
+    "has no program": "while :; do echo again; done",
+}
+# What runs in the background is the agent's own affair.
+LEFT_ALONE = [
+    "sleep 601 &",
+    "tmux -L mine new-session -d sleep 602",
+]
+
+
+@pytest.fixture(scope="module")
+def observed(
+    task_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """What the agent saw of each command in one run."""
+    commands = [
+        *LEFT_ALONE,
+        *STALLING.values(),
+        "pgrep --full --list-full 'sleep 60[12]'",
+        "git commit --quiet --allow-empty -m empty && git log -1 --format=%an",
+        "echo pager=$PAGER",
+        "sleep 8; echo slept",
+    ]
+    script: list[Step] = [("terminal", {"command": each}) for each in commands]
+    # The agent itself may give a command more time.
+    script[-1][1]["timeout"] = 60
+    run = Run(tmp_path_factory.mktemp("commands"))
+    with ScriptedLLM(script) as llm:
+        done = run(
+            LLM_API_KEY="sk-a-key-of-the-tests",
+            LLM_MODEL="openai/gpt-4o-mini",
+            LLM_BASE_URL=llm.base_url,
+            PROGRAMBENCH_COMMAND_LIMIT=f"{LIMIT}",
+        )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    (trajectory,) = run.output.glob("*/trajectory.jsonl")
+    return dict(zip(commands, observations(trajectory), strict=False))
+
+
+def observations(trajectory: Path) -> list[str]:
+    """Return what the terminal showed, command by command."""
+    events = [json.loads(line) for line in trajectory.read_text().splitlines()]
+    return [
+        "".join(part["text"] for part in event["observation"]["content"])
+        for event in events
+        if event["kind"] == "ObservationEvent" and event["tool_name"] == "terminal"
+    ]
+
+
+@pytest.mark.parametrize("kind", STALLING)
+def test_a_command_is_stopped_at_the_limit(observed: dict[str, str], kind: str):
+    assert f"[Stopped after {LIMIT} seconds.]" in observed[STALLING[kind]]
+
+
+def test_what_runs_in_the_background_is_left_alone(observed: dict[str, str]):
+    (left,) = [seen for command, seen in observed.items() if "pgrep" in command]
+    assert "sleep 601" in left
+    assert "sleep 602" in left
+
+
+def test_a_time_that_the_agent_gives_a_command_holds(observed: dict[str, str]):
+    assert observed["sleep 8; echo slept"].startswith("slept")
+
+
+def test_git_has_an_identity(observed: dict[str, str]):
+    (seen,) = [seen for command, seen in observed.items() if "git log" in command]
+    assert "agent" in seen
+    assert "Please tell me who you are" not in seen
+
+
+def test_nothing_waits_in_a_pager(observed: dict[str, str]):
+    assert "pager=cat" in observed["echo pager=$PAGER"]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "seconds"),
+    [("characterise", 500, 3600), ("rebuild", 1000, 21_600), ("my own", 500, 3600)],
+)
+def test_the_limits_go_with_the_instruction(name: str, steps: int, seconds: int):
+    example = load_example()
+    settings = {"PROGRAMBENCH_INSTRUCTION": name}
+    job = example.job_of(example.Settings.model_validate(settings))
+    assert (job.step_limit, job.time_limit) == (steps, seconds)
+    if name == "my own":
+        assert job.instruction == name
+        return
+    for word in ("env -u TERM", f"{steps} steps", "180 seconds", "disqualified"):
+        assert word in job.instruction
+    settings |= {"PROGRAMBENCH_STEP_LIMIT": "7", "PROGRAMBENCH_TIME_LIMIT": "8"}
+    job = example.job_of(example.Settings.model_validate(settings))
+    assert (job.step_limit, job.time_limit) == (7, 8)
