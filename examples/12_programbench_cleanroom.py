@@ -828,7 +828,7 @@ no_process_of_root() {
 only_root_writes_what_others_run() {
     # Their scripts, their programs and the libraries of those, with all parent folders.
     programs="/usr/bin/tini /bin/bash /bin/sleep /usr/sbin/sshd /usr/bin/env
-        /usr/bin/setpriv /usr/lib/openssh /agent-server/.venv/bin/python"
+        /usr/bin/setpriv /usr/lib/openssh/* /agent-server/.venv/bin/python"
     for path in /cleanroom /cleanroom/* /etc /etc/ld.so* /etc/passwd $programs \
         $(ldd $programs | grep -o '/[^ :]*')
     do

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import io
 import json
 import os
@@ -184,7 +183,6 @@ class Outside:
         options += ["--user=root", "--entrypoint=/bin/sleep"]
         self.helper = output_of("docker", "run", *options, image, "infinity").strip()
 
-    @functools.cache  # noqa: B019
     def first_process(self, container: str) -> str:
         """Return the id that the container's first process has on the engine's host."""
         return output_of(
@@ -994,13 +992,23 @@ class Planted:
     audited: list[str] = field(default_factory=list[str])
     processes: set[Process] = field(default_factory=set[Process])
     agent: int = 0
-    cannot_fork: bool = False
+    process_count: int = 0  # at the end
     seconds_to_end: float = 0
 
     def runs(self) -> set[tuple[str, int, int, int, int, str]]:
         """Return kind, user, effective user, effective group, no_new_privs, name."""
         lines = [line.split(maxsplit=5) for line in self.log.read_text().splitlines()]
         return {(a, int(b), int(c), int(d), int(e), f) for a, b, c, d, e, f in lines}
+
+
+# What the agent runs besides.
+WORK = "bash -c id; env sleep 1; git status; python3 -V"
+MOST_PROCESSES = 200
+
+
+def process_count(container: str) -> int:
+    """Return how many processes and threads a container has, as its limit counts."""
+    return int(docker("stats", "--no-stream", "--format={{.PIDs}}", container).stdout)
 
 
 def a_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -1020,12 +1028,9 @@ def trapped(
     """A cleanroom made of a trapped image, in which the agent has planted all it can."""
     example = load_example()
     planted = Planted(a_log(tmp_path_factory))
-    steps = [
-        ("terminal", {"command": "bash -c id; env sleep 1; git status; python3 -V"})
-    ]
     with (
         image_built(f"FROM {task_image}\n{TRAPS}") as image,
-        ScriptedLLM(steps) as llm,
+        ScriptedLLM([("terminal", {"command": WORK})]) as llm,
         open_cleanroom(
             llm,
             tmp_path_factory.mktemp("trapped"),
@@ -1054,10 +1059,11 @@ def trapped(
         time.sleep(3)
         planted.processes = watch.stop()
         # The end, while nobody can start a process.
-        output_of("docker", "update", "--pids-limit=200", room.container)
+        limit = f"--pids-limit={MOST_PROCESSES}"
+        output_of("docker", "update", limit, room.container)
         as_agent(room.container, bomb)
         time.sleep(2)
-        planted.cannot_fork = bool(docker("exec", room.container, "true").returncode)
+        planted.process_count = process_count(room.container)
         pipes_client(room.container).kill()
         planted.seconds_to_end = seconds_to_end(room.container)
         yield planted
@@ -1075,6 +1081,7 @@ def trapped_plain(
         with plain_workspace(image, volumes=volumes) as workspace:
             done = workspace.execute_command(PLANT)
             assert done.exit_code == 0, done.stderr
+            workspace.execute_command(WORK)
             planted.climbed = workspace.execute_command(CLIMB).stdout
             time.sleep(3)
             docker("kill", f"{workspace._container_id}")
@@ -1113,7 +1120,7 @@ def test_a_trapped_image_gives_a_cleanroom(trapped: Planted):
 def test_the_container_ends_soon_after_the_pipe_though_nobody_can_fork(
     trapped: Planted,
 ):
-    assert trapped.cannot_fork
+    assert trapped.process_count >= MOST_PROCESSES
     assert trapped.seconds_to_end < 20
 
 

@@ -112,38 +112,26 @@ def test_the_script_asks_uv_for_what_the_project_asks_for():
     assert asked["tool"]["uv"]["exclude-newer"] == uv["exclude-newer"]
 
 
-def test_a_copy_with_nothing_beside_it_rehearses(
+def test_a_copy_with_nothing_beside_it_does_many_tasks_as_many_processes(
     task_image: str, alone: Path, empty_cache: dict[str, str], tmp_path: Path
 ):
-    temp = tmp_path / "tmp"
+    images, temp = tmp_path / "images.txt", tmp_path / "tmp"
     temp.mkdir()
-    settings = empty_cache | {"TMPDIR": f"{temp}"}
-    done = run("uv", "run", alone.name, cwd=alone.parent, **settings)
-    assert done.returncode == 0, done.stderr
-    path = re.search(r"^SUBMISSION: (.+)\nEXAMPLE_COST: 0", done.stdout, re.M)
-    assert path, done.stdout
-    assert (alone.parent / path[1]).is_file()
-    assert {each.name for each in alone.parent.iterdir()} == {alone.name, "submissions"}
-    assert not [each for each in temp.iterdir() if not each.name.startswith("uv-")]
-
-
-def test_many_tasks_are_many_processes_with_one_output_folder(
-    task_image: str, alone: Path, tmp_path: Path
-):
-    images, output = tmp_path / "images.txt", tmp_path / "out"
     task = ["env", "PROGRAMBENCH_TASK_IMAGE={}", "uv", "run", alone.name]
-    with image_unbuilt() as one, image_unbuilt() as other:
-        images.write_text(f"{one}\n{other}\n")
-        command = ["xargs", f"--arg-file={images}", "-P2", "-I{}", *task]
-        done = run(*command, cwd=alone.parent, PROGRAMBENCH_OUTPUT_DIR=f"{output}")
-    assert done.returncode == 0, done.stderr
-    instances = {instance_id(one), instance_id(other)}
+    command = ["xargs", f"--arg-file={images}", "-P2", "-I{}", *task]
+    with image_unbuilt() as another_image:
+        images.write_text(f"{task_image}\n{another_image}\n")
+        done = run(*command, cwd=alone.parent, TMPDIR=f"{temp}", **empty_cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    output = alone.parent / "submissions"
+    instances = {instance_id(task_image), instance_id(another_image)}
     assert {path.name for path in output.iterdir()} == instances
     for instance in instances:
-        path = output / instance / "submission.tar.gz"
-        assert f"SUBMISSION: {path}\n" in done.stdout
-        with tarfile.open(path) as archive:
+        assert f"SUBMISSION: submissions/{instance}/submission.tar.gz\n" in done.stdout
+        with tarfile.open(output / instance / "submission.tar.gz") as archive:
             assert "./NOTES.md" in archive.getnames()
+    assert {path.name for path in alone.parent.iterdir()} == {alone.name, output.name}
+    assert not [path for path in temp.iterdir() if not path.name.startswith("uv-")]
 
 
 def test_in_the_sdks_repository_the_server_is_built_from_that_checkout(
