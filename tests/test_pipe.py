@@ -364,4 +364,5 @@ def test_a_save_that_takes_long_is_not_cut_off_by_the_containers_end(
     lives: dict[str, Future[float]],
 ):
     lived = lives["ssh_is_killed_and_the_work_saved"].result(90)
-    assert SAVE < lived < SAVE + 10
+    # Frozen while it is saved, it notices afterwards, and has its ten seconds then.
+    assert SAVE < lived < SAVE + 15
