@@ -6,6 +6,7 @@ Each fault is one run of the example as a user runs it, and all tests look at th
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -250,11 +251,22 @@ class Play(Run):
         """Return the lines that say why the run ended early."""
         return re.findall("^The run ended early: (.+)$", self.stderr, re.M)
 
+    @functools.cached_property
+    def archives(self) -> dict[Path, dict[str, int]]:
+        """The names and sizes in each archive of the run's, read to its end."""
+        archives = dict[Path, dict[str, int]]()
+        for path in {*self.output.glob("*/*.tar.gz"), *self.printed()}:
+            if path.read_bytes() != OLDER:
+                with tarfile.open(path) as archive:
+                    archives[path] = {
+                        each.name.removeprefix("./"): each.size for each in archive
+                    }
+        return archives
+
     def saved(self) -> dict[str, int]:
         """Return the names and sizes in the archive that the script names."""
         (path,) = self.printed()
-        with tarfile.open(path) as archive:
-            return {each.name.removeprefix("./"): each.size for each in archive}
+        return self.archives[path]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """Return the objects in a file of lines of JSON in the output folder."""
@@ -343,11 +355,11 @@ TO_THE_SERVER = (
 )
 FREEZE_SERVER = TO_THE_SERVER.format("kill -STOP ${p#/*/}")
 KILL_SERVER = TO_THE_SERVER.format("sleep 99 >$p/fd/1 & kill -KILL ${p#/*/}")
-MANY_FILES, SPARSE = 100_000, 5 << 30
+MANY_FILES, SPARSE = 100_000, 2 << 30
 HOARD = f"""cd /workspace && truncate -s {SPARSE} sparse && mkdir many &&
     python3 -c 'for n in range({MANY_FILES}): open(f"many/{{n}}", "w")'"""
 # Saving it takes long: there is something to leave at once.
-MUCH_TO_SAVE = shell(f"truncate -s {4 * SPARSE} /workspace/sparse")
+MUCH_TO_SAVE = shell(f"truncate -s {10 * SPARSE} /workspace/sparse")
 # By a process that is small itself.
 FILL_MEMORY = """python3 -c '
 import os
@@ -736,10 +748,7 @@ def test_an_older_submission_is_kept_and_not_passed_off_as_the_runs(play: Play):
 
 @of(*FAULTS)
 def test_a_submission_is_never_half_a_file(play: Play):
-    for path in [*play.output.glob("*/*.tar.gz"), *play.printed()]:
-        if path.read_bytes() != OLDER:
-            with tarfile.open(path) as archive:
-                assert archive.getnames()
+    assert all(play.archives.values())
 
 
 @of(*(name for name in FAULTS if "it saves" in name))
