@@ -29,16 +29,12 @@ away all the same, as the benchmark's own harness does, and lays one pipe in its
 
 Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx,
 git and OpenSSH's client. Unless an LLM_ variable is set, it is a rehearsal, at no cost.
-The last lines that it prints are
-
-    SUBMISSION: submissions/abishekvashok__cmatrix.5c082c6/submission.tar.gz
-    EXAMPLE_COST: 0.0123
+Its last two lines say where the submission is, and what the LLM cost in USD.
 
 Where the guarantee stops: a model may remember the original's source. Code that the
 agent loads into the running binary with LD_PRELOAD sees its memory, as in the benchmark
-itself. An agent that makes the kernel take its processes for ordinary ones, and then
-fills the container's memory, can end the container, its own work with it. The engine
-and the kernel are trusted.
+itself. An agent that has the kernel spare its processes and then fills the memory can
+end the container, and its work since the last checkpoint. The engine is trusted.
 """
 
 # The SDK and LiteLLM leave some types out.
@@ -58,11 +54,13 @@ import signal
 import sys
 import tarfile
 import tempfile
+import textwrap
 import threading
 import time
 import warnings
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import IO, Annotated, Any, Literal, LiteralString, NoReturn, Self, cast
@@ -91,15 +89,17 @@ from filelock import FileLock
 from litellm.caching.llm_caching_handler import LLMClientCache
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError, from_json
+from rich.console import Console
+from rich.text import Text
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from openhands.sdk import LLM, Conversation
+from openhands.sdk import LLM, Conversation, Event, LLMConvertibleEvent
 from openhands.sdk.conversation import BaseConversation, DefaultConversationVisualizer
 from openhands.sdk.conversation.exceptions import WebSocketConnectionError
-from openhands.sdk.event import ActionEvent, Event, ObservationBaseEvent
+from openhands.sdk.event import ActionEvent, ObservationBaseEvent
 from openhands.sdk.llm.call_context import LLMCallContext
 from openhands.sdk.llm.options import chat_options, responses_options
 from openhands.sdk.llm.utils.litellm_provider import LLMProvider
@@ -192,11 +192,13 @@ def main() -> int:
         ) as workspace,
     ):
         audit(workspace)
+        results = Results(folder, workspace, relay, job)
+        command_limit = CommandLimit(workspace, settings.programbench_command_limit)
         conversation = Conversation(
             agent=get_default_agent(llm=relay.llm_for_the_box, cli_mode=True),
             workspace=workspace,
             max_iteration_per_run=job.step_limit,
-            callbacks=[CommandLimit(workspace, settings.programbench_command_limit)],
+            callbacks=[command_limit, results.note],
             visualizer=PlainVisualizer(),
             delete_on_close=False,
         )
@@ -204,13 +206,14 @@ def main() -> int:
             # Without a title of ours, the server would pay the LLM for one.
             conversation.set_title(folder.name)
             conversation.send_message(job.instruction)
-            conversation.run(timeout=job.time_limit)
+            with results.checkpoints():
+                conversation.run(timeout=job.time_limit)
             status = 0 if has_finished(conversation) else 1
         except (Exception, Stopped) as error:
             status = tell_early_end(error, workspace, relay)
-        submission = save_work(workspace, conversation, folder)
+        submission = results.save(conversation, status)
         conversation.close()
-    print_summary(settings, workspace, relay, submission)
+    print_summary(workspace, relay, submission)
     print(f"EXAMPLE_COST: {relay.cost}", flush=True)
     return status if submission else 1
 
@@ -408,13 +411,21 @@ def finish_before_stopping() -> None:
 class PlainVisualizer(DefaultConversationVisualizer):
     """The SDK's view of the conversation, without control characters of the agent's.
 
-    They could move the cursor of the operator's terminal, or do worse.
+    They could move the cursor of the operator's terminal, or do worse. And all of it is
+    indented: only this script's own lines, the audit's and the summary's among them,
+    begin at the left edge.
     """
+
+    def __init__(self):
+        super().__init__()
+        self._console.width -= len(INDENT)
 
     def on_event(self, event: Event) -> None:
         """Show an event."""
         plain = printable_values(event.model_dump(mode="json"))
-        super().on_event(type(event).model_validate(plain))
+        with self._console.capture() as captured:
+            super().on_event(type(event).model_validate(plain))
+        print(textwrap.indent(captured.get(), INDENT), end="", flush=True)
 
 
 def printable_values(value: Any) -> Any:
@@ -436,7 +447,7 @@ def has_finished(conversation: BaseConversation) -> bool:
 
 def tell_early_end(error: BaseException, workspace: "Cleanroom", relay: "Relay") -> int:
     """Say why the run ended early; returns the exit status."""
-    cause = one_line(str(error) or type(error).__name__, 200)
+    cause = one_line(what_went_wrong(error), 200)
     if isinstance(error, Stopped):
         cause = workspace.cause_of_end() or cause
     elif relay.last:
@@ -446,11 +457,23 @@ def tell_early_end(error: BaseException, workspace: "Cleanroom", relay: "Relay")
     return error.status if isinstance(error, Stopped) else 1
 
 
+def what_went_wrong(error: BaseException) -> str:
+    """Say what an exception says, and what the agent server said where it failed."""
+    if isinstance(error, httpx.HTTPStatusError):
+        words = " ".join(error.response.text.split())[:500]
+        status = error.response.status_code
+        return printable(f"The agent server answers with {status}: {words}")
+    return printable(f"{error}" or type(error).__name__)
+
+
 def print_summary(
-    settings: Settings, workspace: "Cleanroom", relay: "Relay", submission: Path | None
+    workspace: "Cleanroom", relay: "Relay", submission: Path | None
 ) -> None:
     """Print what the run was and what came of it."""
-    print(f"image       {settings.programbench_task_image}, {workspace.task_image_id}")
+    if submission:
+        print_submission(submission)
+    if image := workspace.task_image:
+        print(f"image       {image.name}, {image.id}")
     print("isolation   no network, no root, audited")
     print(f"LLM calls   {relay.calls}, {relay.refused} refused, to {relay.llm.model}")
     print(f"tokens      {relay.tokens_in:,} in, {relay.tokens_out:,} out")
@@ -467,7 +490,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ope
 SDK_VERSION = version("openhands-sdk")
 SDK_REPOSITORY = "https://github.com/OpenHands/software-agent-sdk.git"
 SDK_DOCKERFILE = "openhands-agent-server/openhands/agent_server/docker/Dockerfile"
-BUILD_SPACE = 5 << 30  # bytes of disk
+IMAGE_SPACE = 5 << 30  # bytes of disk, for a pull as for a build
 
 # A task image carries more than files: its user, its entrypoint and its variables would
 # reach the agent server. The variables are for the agent's shells only.
@@ -706,6 +729,7 @@ export OH_ENABLE_VSCODE=false
 # What it says is shown if it ends: not each request that it answers.
 export LOG_LEVEL=WARNING
 export LOG_JSON=true
+export OPENHANDS_SUPPRESS_BANNER=1
 # Left below /workspace, these would be in the submission.
 export OH_CONVERSATIONS_PATH=/var/lib/agent-server/conversations
 export OH_BASH_EVENTS_DIR=/var/lib/agent-server/bash_events
@@ -729,7 +753,7 @@ end_when_the_disk_is_full() {
 }
 end_when_the_disk_is_full $$ &
 
-exec /agent-server/.venv/bin/python -I -m openhands.agent_server \
+exec /agent-server/.venv/bin/python -I -u -m openhands.agent_server \
     --host 127.0.0.1 --port 8000 </dev/null
 EOF
 
@@ -788,6 +812,8 @@ COPY --chmod=0755 <<'EOF' /cleanroom/audit
 # Run by the agent's own shell before the first token is spent. Prints a line for each
 # claim: "yes" or "NO", and the claim.
 cd /workspace
+scratch=$(mktemp --directory --tmpdir=/workspace)
+trap 'rm -rf "$scratch"' EXIT
 
 claim() {
     if "${@:2}" >/dev/null 2>&1
@@ -850,11 +876,11 @@ a_binary_that_can_be_run() {
 }
 
 no_reading() {
-    ! cat executable && ! chmod u+r executable && ! cp executable /tmp/copy
+    ! cat executable && ! chmod u+r executable && ! cp executable "$scratch/copy"
 }
 
 no_linking() {
-    ! ln executable /tmp/link
+    ! ln executable "$scratch/link"
 }
 
 no_tracing() {
@@ -917,6 +943,8 @@ class TaskImage(BaseModel):
 
     name: str
     id: str
+    repo_digests: list[str]
+    """where it was pulled from, and what was there then: a tag moves"""
     variables: list[str]
     """the names of its environment variables"""
 
@@ -941,7 +969,11 @@ def cleanroom_image(task_image: TaskImage, sdk_source: Path | None) -> str:
             return tag
         check_disk_space()
         say(f"Building the agent server onto {task_image.name}, and sealing it")
-        build(f"{tag}-plain", plain, TASK_IMAGE=task_image.name)
+        # By a name of our own: an image that is named by its digest or its id would be
+        # looked for in a registry.
+        own_name = f"{tag}-task"
+        run(["docker", "tag", task_image.id, own_name], hint=ENGINE_HINT)
+        build(f"{tag}-plain", plain, TASK_IMAGE=own_name)
         # The SDK's coding CLIs would add 600 MB that nothing here runs.
         build(tag, sealed, sdk, BASE_IMAGE=f"{tag}-plain", INSTALL_ACP_PROVIDERS="")
     return tag
@@ -956,16 +988,22 @@ def inspect_task_image(name: str) -> TaskImage:
     """Return what the engine says of an image, which it pulls if need be."""
     hint = f"set PROGRAMBENCH_TASK_IMAGE, now {name}, to an image for linux/amd64"
     if not image_exists(name):
+        check_disk_space()
         say(f"Pulling {name}")
         run(["docker", "pull", "--platform=linux/amd64", name], hint=hint)
-    fields = "{{.Id}}\n{{.Architecture}}\n{{json .Config.Env}}"
+    fields = "{{.Id}}\n{{.Architecture}}\n{{json .RepoDigests}}\n{{json .Config.Env}}"
     command = ["docker", "image", "inspect", f"--format={fields}", name]
-    identity, architecture, variables = run(command, hint=hint).split("\n")
+    identity, architecture, digests, variables = run(command, hint=hint).split("\n")
     if architecture != "amd64":
         raise CleanroomError(f"{name} is an image for {architecture}: {hint}.")
     environment: list[str] = json.loads(variables) or []
     names = [variable.split("=")[0] for variable in environment]
-    return TaskImage(name=name, id=identity, variables=names)
+    return TaskImage(
+        name=name,
+        id=identity,
+        repo_digests=json.loads(digests) or [],
+        variables=names,
+    )
 
 
 def sdk_checkout(sdk_source: Path | None) -> Path:
@@ -995,16 +1033,17 @@ def sdk_checkout(sdk_source: Path | None) -> Path:
 
 
 def check_disk_space() -> None:
-    """Tell if there is no room for a build, where the engine's disk is this host's."""
+    """Tell if there is no room for an image, where the engine's disk is this host's."""
     command = ["docker", "info", "--format={{.Name}} {{.DockerRootDir}}"]
     host, root = run(command, hint=ENGINE_HINT).split(maxsplit=1)
     if host != os.uname().nodename or not Path(root).is_dir():
         return
     free = shutil.disk_usage(root).free
-    if free < BUILD_SPACE:
+    if free < IMAGE_SPACE:
         raise CleanroomError(
-            f"The build of an image needs {BUILD_SPACE >> 30} GiB of disk, and {root} "
-            f"has {free >> 20} MiB: free some, or set DOCKER_HOST."
+            f"An image needs {IMAGE_SPACE >> 30} GiB of disk, and {root} has "
+            f"{free >> 20} MiB: free some, with `docker image rm` of what is named "
+            "programbench-cleanroom or programbench, or set DOCKER_HOST."
         )
 
 
@@ -1029,6 +1068,12 @@ def build(
 
 # ## The container
 
+PROXY_VARIABLES = [
+    spelled
+    for kind in ("http", "https", "ftp", "all", "no")
+    for spelled in (f"{kind}_proxy", f"{kind}_proxy".upper())
+]
+
 
 class Cleanroom(DockerDevWorkspace):
     """A `DockerDevWorkspace` without a network: the pipe is the only way in or out.
@@ -1037,11 +1082,11 @@ class Cleanroom(DockerDevWorkspace):
     `sdk_source` a checkout of the SDK. Raises CleanroomError if it cannot be started.
     """
 
-    forward_env: list[str] = Field(default=[])
+    forward_env: list[str] = Field(default=PROXY_VARIABLES)
     detach_logs: bool = False
     relay_socket: Path
     sdk_source: Path | None = None
-    task_image_id: str = ""
+    task_image: TaskImage | None = None
     _pipe: "Companion | None" = None
     _server: "Companion | None" = None
 
@@ -1056,9 +1101,8 @@ class Cleanroom(DockerDevWorkspace):
 
     def get_image(self) -> str:
         """Return the sealed image, built if need be."""
-        task_image = inspect_task_image(f"{self.base_image}")
-        self.task_image_id = task_image.id
-        return cleanroom_image(task_image, self.sdk_source)
+        self.task_image = inspect_task_image(f"{self.base_image}")
+        return cleanroom_image(self.task_image, self.sdk_source)
 
     def _start_container(self, image: str, context: object) -> None:
         """Start the container, without the SDK's echoes of what Docker says."""
@@ -1066,7 +1110,7 @@ class Cleanroom(DockerDevWorkspace):
         # Everyone on this host can reach the pipe's port. The SDK takes this key along.
         os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(32)
         try:
-            with quiet():
+            with quiet(), without_proxies():
                 super()._start_container(image, context)
         except RuntimeError as error:
             raise CleanroomError(f"{error}", 1) from None
@@ -1074,7 +1118,7 @@ class Cleanroom(DockerDevWorkspace):
     def _wait_for_health(self, *, timeout: float) -> None:
         """Lay the pipe, start the agent server, and wait until it answers."""
         try:
-            wait_for_engine(self.container)
+            wait_for_engine(self.container, f"{self._image_name}")
             limit_resources(self.container)
             # Not in TMPDIR, whose name may hold what ssh has a meaning for.
             with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
@@ -1111,8 +1155,8 @@ class Cleanroom(DockerDevWorkspace):
             return ""
         time.sleep(0.5)  # what ended it may end the other
         ended = self._ended()
-        if len(ended) > 1:
-            return what_became_of(self.container)
+        if len(ended) > 1:  # whose words are the container's end, if not its cause
+            return f"{what_became_of(self.container)} {ended[0].last_words()}"
         return f"{ended[0].name} has ended: {ended[0].last_words()}"
 
     def cleanup(self) -> None:
@@ -1125,6 +1169,25 @@ class Cleanroom(DockerDevWorkspace):
 
 
 @contextlib.contextmanager
+def without_proxies() -> Generator[None]:
+    """Have the variables that name a proxy set, and empty.
+
+    The Docker client gives a container the proxies of its own configuration, with what
+    passwords they may hold, but for variables that it is told to hand on.
+    """
+    before = {name: os.environ.get(name) for name in PROXY_VARIABLES}
+    os.environ.update(dict.fromkeys(PROXY_VARIABLES, ""))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Show nothing of what Docker says, which the SDK would echo."""
     with open(os.devnull, "w") as nowhere:
@@ -1132,16 +1195,24 @@ def quiet() -> Generator[None]:
             yield
 
 
-def wait_for_engine(container: str) -> None:
+def wait_for_engine(container: str, image: str) -> None:
     """Wait until the engine runs commands in the container.
 
     A busy engine now and then fails to, right after it has started the container.
     """
+    failure: CommandFailed | None = None
     for pause in (0, 1, 3):
         time.sleep(pause)
-        if succeeds(["docker", "exec", container, "/bin/true"]):
+        try:
+            run(["docker", "exec", container, "/bin/true"], hint="")
             return
-    raise CleanroomError("The engine runs no command in the container it started.", 1)
+        except CommandFailed as error:
+            failure = error
+    if not succeeds(["docker", "top", container]):
+        # It has ended. The engine removed it with what it said: have it say that again.
+        run(["docker", "run", "--rm", "--network=none", image], hint="")
+    assert failure
+    raise failure
 
 
 def limit_resources(container: str) -> None:
@@ -1182,7 +1253,7 @@ class Companion:
     If it ends by itself, so does the run: this sends SIGURG to the script.
     """
 
-    OUTPUT_KEPT = 4096  # bytes; the agent can write any number to its server's output
+    OUTPUT_KEPT = 65536  # bytes; the agent can write any number to its server's output
 
     def __init__(self, name: str, command: list[str], first_line: str = ""):
         self.name = name
@@ -1218,14 +1289,28 @@ class Companion:
 
     def last_words(self) -> str:
         """Return the end of what the process said, in one line fit for a terminal."""
-        words = self._output.decode(errors="replace").split()
+        lines = self._output.decode(errors="replace").splitlines()[-20:]
+        words = " ".join(plain_line(line) for line in lines).split()
         said = printable(" ".join(words)[-300:]) or "it said nothing"
-        return f"{said} (exit status {self._process.returncode})"
+        status = f" (exit status {self._process.returncode})" if self.ended else ""
+        return f"{said}{status}"
 
     def end(self) -> None:
         """End the process."""
         self._unwanted = True
         self._process.terminate()
+
+
+def plain_line(line: str) -> str:
+    """Return what a line of a log says, and of a traceback the exception."""
+    try:
+        entry = json.loads(line)
+        level, said = entry["levelname"], [entry["message"], entry.get("exc_info")]
+    except (ValueError, LookupError, TypeError, RecursionError):  # no log of its own
+        return line
+    if level == "INFO":  # each request that was answered
+        return ""
+    return " ".join(f"{text}".strip().rpartition("\n")[2] for text in said if text)
 
 
 # ## The pipe
@@ -2051,6 +2136,7 @@ class Relay:
         self.tokens_cached = 0
         self.tokens_out = 0
         self.last = "there was none"
+        self.usages = dict[str, dict[str, Any]]()  # tokens and cost, by answers' ids
         self._prices = highest_prices(self.llm) or (0.0, 0.0)
         self._secrets = known_secrets(llm)
         self._session = LLMCallContext().for_conversation(secrets.token_hex(16))
@@ -2096,7 +2182,7 @@ class Relay:
         quiet_litellm()
         self._folder = tempfile.mkdtemp(prefix="relay-", dir="/tmp")
         self.socket = Path(self._folder, "s")
-        self._file: IO[str] = open(self.ledger, "w", buffering=1, encoding="utf-8")
+        self._file: IO[str] = open(self.ledger, "w", encoding="utf-8")
         config = Config(
             self._app(),
             uds=str(self.socket),
@@ -2172,11 +2258,8 @@ class Relay:
         return {"time": time.time(), "endpoint": endpoint, "model": self.llm.model}
 
     def _note(self, entry: dict[str, Any]) -> None:
-        """Write a line of the ledger. A full disk must not end the run."""
-        try:
-            self._file.write(json.dumps(entry) + "\n")
-        except (OSError, ValueError) as error:  # ValueError: it is closed
-            print(f"A line of {self.ledger} is lost: {error}", file=sys.stderr)
+        """Write a line of the ledger."""
+        write_line(self._file, json.dumps(entry))
 
     async def _answer(
         self, request: Request, kind: type[ChatCall] | type[ResponsesCall]
@@ -2342,6 +2425,12 @@ class Relay:
             tokens["in"] = usage.prompt_tokens
             tokens["cached"] = usage.cache_read_tokens
             tokens["out"] = usage.completion_tokens
+        self.usages[f"{getattr(answer, 'id', None) or self.calls}"] = {
+            "prompt_tokens": tokens["in"],
+            "prompt_tokens_details": {"cached_tokens": tokens["cached"]},
+            "completion_tokens": tokens["out"],
+            "cost": entry["cost"],
+        }
         self.tokens_in += tokens["in"]
         self.tokens_cached += tokens["cached"]
         self.tokens_out += tokens["out"]
@@ -2435,40 +2524,178 @@ def rehearse(call: ChatCall) -> dict[str, Any]:
     return {"id": f"call_{step}", "type": "function", "function": function}
 
 
-# ## The submission
+# ## The results
 #
-# It is a gzipped tar of /workspace, where `programbench eval` looks for it. The engine
-# hands over the files, so this works whatever the agent did to its own tools, and this
-# side writes the archive anew.
+# They are written as they come, so that little is lost however a run ends. The
+# submission is a gzipped tar of /workspace, where `programbench eval` looks for it. The
+# engine hands over the files, so this works whatever the agent did to its own tools,
+# and this side writes the archive anew.
 
 
-def save_work(
-    workspace: Cleanroom, conversation: BaseConversation, folder: Path
-) -> Path | None:
-    """Save the trajectory and the submission; returns the submission's path.
+class Results:
+    """The folder of a task's results: what the agent did, and what came of it.
 
-    Goes to the temp folder if `folder` takes no files. Returns None if the engine no
-    longer has the work.
+    What an older run left there is kept in the folder `older`.
     """
-    finish_before_stopping()
+
+    CHECKPOINT = 600  # seconds from one saving of the work to the next
+
+    def __init__(self, folder: Path, workspace: Cleanroom, relay: "Relay", job: Job):
+        self.folder = folder
+        self.workspace = workspace
+        self.relay = relay
+        self.job = job
+        self.began = time.monotonic()
+        self.submission: Path | None = None
+        for name in ("submission.tar.gz", f"{folder.name}.traj.json"):
+            fresh(folder / name)
+        self._events: IO[str] = open(fresh(folder / "trajectory.jsonl"), "w")
+
+    def note(self, event: Event) -> None:
+        """Write down an event of the conversation; the SDK masks the secrets."""
+        # The others say how the conversation's state changes, at length.
+        if isinstance(event, LLMConvertibleEvent) and not self._events.closed:
+            write_line(self._events, event.model_dump_json())
+
+    @contextlib.contextmanager
+    def checkpoints(self) -> Generator[None]:
+        """Save the work now and then, as the script or its machine may end at once."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._save_now_and_then, args=[over])
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _save_now_and_then(self, over: threading.Event) -> None:
+        """Say how far the run is, and save the work, until it is over."""
+        while not over.wait(self.CHECKPOINT):
+            time_left = self.began + self.job.time_limit - time.monotonic()
+            say(f"{self.spent()}, {time_left:.0f} s left")
+            try:
+                self._save_submission()
+            except OSError as error:
+                say(f"Warning: the work was not saved: {error}")
+
+    def spent(self) -> str:
+        """Say what the run has taken so far."""
+        relay = self.relay
+        tokens = f"{relay.tokens_in:,} tokens in, {relay.tokens_out:,} out"
+        return f"{relay.calls} LLM calls, {tokens}, ${relay.cost:.2f}"
+
+    def save(self, conversation: BaseConversation, status: int) -> Path | None:
+        """Save all there is to save; returns the submission's path.
+
+        `status` is the script's exit status.
+
+        It goes to the temp folder if the folder takes no files. Returns None if the
+        engine no longer has the work, and there is no checkpoint.
+        """
+        finish_before_stopping()
+        try:
+            self._save_all(conversation, status)
+        except OSError as error:
+            say(f"{error}: saving to the temp folder instead")
+            self.folder = Path(tempfile.mkdtemp(), self.folder.name)
+            self.folder.mkdir()
+            self._save_all(conversation, status)
+        return self.submission
+
+    def _save_all(self, conversation: BaseConversation, status: int) -> None:
+        """Save the submission and the trajectory."""
+        self._save_submission()
+        self._events.close()
+        events = list(conversation.state.events)
+        with open(self.folder / "trajectory.jsonl", "w") as file:
+            file.writelines(f"{event.model_dump_json()}\n" for event in events)
+        trajectory = self._trajectory(events, status)
+        path = self.folder / f"{self.folder.name}.traj.json"
+        path.write_text(json.dumps(trajectory, indent=1))
+
+    def _save_submission(self) -> None:
+        """Save the work, in place of the last checkpoint."""
+        if path := save_submission(self.workspace, self.folder):
+            self.submission = path
+
+    def _trajectory(self, events: Iterable[Event], status: int) -> dict[str, Any]:
+        """Return what the run was and did, laid out as the benchmark's harness does.
+
+        The leaderboard's scripts look here for the cost, the calls and the tokens.
+        """
+        image = self.workspace.task_image
+        assert image
+        usages = dict(self.relay.usages)
+        messages: list[dict[str, Any]] = []
+        for event in events:
+            if isinstance(event, LLMConvertibleEvent):
+                response = str(getattr(event, "llm_response_id", ""))
+                messages.append(chat_message(event, usages.pop(response, None)))
+        # Calls of the agent's own, of which the conversation knows nothing.
+        messages += [usage_message(usage) for usage in usages.values()]
+        return {
+            "trajectory_format": "openhands-cleanroom-1",
+            "info": {
+                "exit_status": "EndedEarly" if status else "Submitted",
+                "model_stats": {
+                    "instance_cost": self.relay.cost,
+                    "api_calls": self.relay.calls,
+                },
+                "config": {
+                    "agent": {
+                        "openhands_sdk": SDK_VERSION,
+                        "instruction": self.job.instruction,
+                        "step_limit": self.job.step_limit,
+                        "wall_time_limit_seconds": self.job.time_limit,
+                        "cost_limit": self.relay.cost_limit,
+                    },
+                    "model": {"model_name": self.relay.llm.model},
+                    "environment": {
+                        "image": image.name,
+                        "image_id": image.id,
+                        "repo_digests": image.repo_digests,
+                        "network": "none",
+                    },
+                },
+                "wall_time_seconds": round(time.monotonic() - self.began, 1),
+            },
+            "messages": messages,
+        }
+
+
+def chat_message(
+    event: LLMConvertibleEvent, usage: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return an event as a message of /chat/completions, with what its call took."""
+    message = event.to_llm_message().to_chat_dict(
+        cache_enabled=False,
+        vision_enabled=False,
+        function_calling_enabled=True,
+        force_string_serializer=True,
+        send_reasoning_content=True,
+    )
+    if usage:
+        message |= usage_message(usage)
+    return message | {"timestamp": event.timestamp}
+
+
+def usage_message(usage: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a message that says what the call to the LLM took."""
+    return {"role": "assistant", "extra": {"response": {"usage": usage}}}
+
+
+def write_line(file: IO[str], line: str) -> None:
+    """Add a line to a file, at once. A full disk must not end the run."""
     try:
-        save_trajectory(conversation.state.events, folder)
-        return save_submission(workspace, folder)
-    except OSError as error:
-        say(f"{error}: saving to the temp folder instead")
-        folder = Path(tempfile.mkdtemp())
-        save_trajectory(conversation.state.events, folder)
-        return save_submission(workspace, folder)
-
-
-def save_trajectory(events: Iterable[BaseModel], folder: Path) -> None:
-    """Save the conversation's events as lines of JSON; the SDK masks the secrets."""
-    with open(fresh(folder / "trajectory.jsonl"), "w") as file:
-        file.writelines(f"{event.model_dump_json()}\n" for event in events)
+        file.write(f"{line}\n")
+        file.flush()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        print(f"A line of {file.name} is lost: {error}", file=sys.stderr)
 
 
 def save_submission(workspace: Cleanroom, folder: Path) -> Path | None:
-    """Save /workspace as `submission.tar.gz`, and print what is in it."""
+    """Save /workspace as `submission.tar.gz`, whole or not at all; returns its path."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         part = Path(scratch, "submission.tar.gz")
         if problem := copy_workspace(workspace.container, part):
@@ -2477,9 +2704,7 @@ def save_submission(workspace: Cleanroom, folder: Path) -> Path | None:
                 file=sys.stderr,
             )
             return None
-        path = part.rename(fresh(folder / part.name))
-    print_submission(path)
-    return path
+        return part.replace(folder / part.name)
 
 
 def copy_workspace(container: str, archive_path: Path) -> str:
@@ -2552,9 +2777,15 @@ def leads_out(member: tarfile.TarInfo) -> bool:
 
 
 def fresh(path: Path) -> Path:
-    """Return a path where nothing is: an older run's file is kept, under its time."""
+    """Return a path where nothing is: an older run's file is kept, under its time.
+
+    It goes to a folder from which `programbench submit publish` takes nothing.
+    """
     if path.exists():
-        path.rename(path.with_name(f"{path.stat().st_mtime:.0f}-{path.name}"))
+        older = path.parent / "older"
+        older.mkdir(exist_ok=True)
+        (older / ".gitignore").write_text("*\n")
+        path.rename(older / f"{path.stat().st_mtime:.0f}-{path.name}")
     return path
 
 
@@ -2566,12 +2797,11 @@ def print_submission(path: Path) -> None:
             if member.name != "./NOTES.md" or not member.isreg():
                 continue
             if notes := archive.extractfile(member):
-                text = notes.read(64 << 10).decode(errors="replace")
-                print(f"\nNOTES.md:\n\n{printable(text)}\n")
-    top = sorted(
-        {member.name.split("/")[1] for member in members if "/" in member.name}
-    )
-    print(f"submission  {len(members)} entries, {path.stat().st_size:,} bytes: {top}")
+                print("\nNOTES.md:\n")
+                show(notes.read(64 << 10).decode(errors="replace"))
+    print(f"submission  {len(members)} entries, {path.stat().st_size:,} bytes:")
+    top = {member.name.split("/")[1] for member in members if "/" in member.name}
+    show(" ".join(sorted(top))[:1000])
 
 
 # ## The audit
@@ -2587,7 +2817,7 @@ def audit(workspace: Cleanroom) -> None:
     broken = list[str]()
     for line in lines:
         verdict, claim = line.split(maxsplit=1)
-        print(f"{verdict:>12}  {claim}", flush=True)
+        print(f"{verdict:<3}  {claim}", flush=True)
         if verdict != "yes":
             broken.append(claim)
     if last != "audited":
@@ -2605,11 +2835,20 @@ def audit(workspace: Cleanroom) -> None:
 STARTED = time.monotonic()
 ENGINE_HINT = "start Docker, or set DOCKER_HOST to an engine that answers"
 SSH_HINT = "install OpenSSH's client"
+INDENT = "  "  # before what the agent has to do with
 
 
 def say(step: str) -> None:
     """Print what comes next, after the seconds since the start."""
     print(f"[{time.monotonic() - STARTED:6.1f} s] {step}", flush=True)
+
+
+def show(text: str) -> None:
+    """Print a text of the agent's, indented, in lines that no terminal breaks."""
+    console = Console(width=Console().width - len(INDENT), highlight=False)
+    with console.capture() as captured:
+        console.print(Text(printable(text)))
+    print(textwrap.indent(captured.get(), INDENT), end="")
 
 
 def printable(text: str) -> str:
@@ -2621,8 +2860,9 @@ class CommandFailed(CleanroomError):
     """A command failed; `words` is what it said."""
 
     def __init__(self, command: list[str], words: str, hint: str):
-        last_words = " ".join(words.split())[-500:]
-        super().__init__(f"`{' '.join(command[:3])}` says: {last_words}; {hint}.")
+        last_words = printable(" ".join(words.split())[-500:])
+        remedy = f"; {hint}." if hint else ""
+        super().__init__(f"`{' '.join(command[:3])}` says: {last_words}{remedy}")
         self.words = words
 
     def step(self) -> str:
@@ -2672,6 +2912,9 @@ def exempt_loopback_from_proxies() -> None:
 def script() -> int:
     """Run `main()`; whatever ends it is told in one sentence."""
     exempt_loopback_from_proxies()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # which may know ASCII alone
+            stream.reconfigure(errors="replace")
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
     try:
@@ -2680,8 +2923,11 @@ def script() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except (httpx.HTTPError, WebSocketConnectionError) as error:
-        print(f"error: The agent server does not answer: {error}", file=sys.stderr)
+        print(f"error: {what_went_wrong(error)}", file=sys.stderr)
         return 1
+    except OSError as error:  # of this host's: a disk that is full, and the like
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except Stopped as stopped:
         print(f"\nThe run ended early: {stopped}.", file=sys.stderr)
         return stopped.status

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -427,29 +427,63 @@ def our_processes() -> set[int]:
     return found
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No container, network, volume, temp folder or process outlives the tests."""
-    # A temp folder of this run's own: what is in it at the end is ours and nobody else's.
-    temp = tmp_path_factory.mktemp("tmp")
-    os.environ["TMPDIR"], tempfile.tempdir = f"{temp}", None
-    before, processes = engine_state(), our_processes()
+# The tests run in several processes, which one that runs none has started.
+BEFORE = pytest.StashKey[dict[str, set[str]]]()
+
+
+def runs_tests_itself(config: pytest.Config) -> bool:
+    """Tell whether this is one of the several processes."""
+    return hasattr(config, "workerinput")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what the engine holds before any test runs."""
+    if not runs_tests_itself(session.config):
+        session.config.stash[BEFORE] = engine_state()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """No container, network or volume outlives the tests."""
+    if runs_tests_itself(session.config):
+        return
+    before = session.config.stash[BEFORE]
 
     def left() -> list[str]:
-        names = [
+        return [
             f"{kind} {name}"
             for kind, now in engine_state().items()
             for name in now - before.get(kind, set())
             if not another_run()
         ]
-        names += [f"process {pid}" for pid in our_processes() - processes]
+
+    if soon_none(left):
+        print(f"\nThe tests leave behind: {left()}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def soon_none(left: Callable[[], list[str]]) -> list[str]:
+    """Return what is left after a while, or nothing as soon as nothing is."""
+    deadline = time.monotonic() + 30
+    while left() and time.monotonic() < deadline:
+        time.sleep(1)
+    return left()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No temp folder and no process outlives the tests."""
+    # A temp folder of this run's own: what is in it at the end is ours and nobody else's.
+    temp = tmp_path_factory.mktemp("tmp")
+    os.environ["TMPDIR"], tempfile.tempdir = f"{temp}", None
+    processes = our_processes()
+
+    def left() -> list[str]:
+        names = [f"process {pid}" for pid in our_processes() - processes]
         # uv keeps lock files in the temp folder, whoever calls it.
         return names + [
             f"{path}" for path in temp.iterdir() if not path.name.startswith("uv-")
         ]
 
     yield
-    deadline = time.monotonic() + 30
-    while left() and time.monotonic() < deadline:
-        time.sleep(1)
-    assert not left()
+    assert not soon_none(left)

@@ -515,6 +515,7 @@ class Ours(Box):
             try:
                 with contextlib.redirect_stdout(printed):
                     path = load_example().save_submission(self.workspace, Path(folder))
+                    load_example().print_submission(path)
             except Exception as error:
                 self.output += f"save_submission() ends with {error!r}"
                 return
@@ -819,7 +820,7 @@ def test_the_audit_objects_to(change: str, fragile: Box):
     try:
         assert claim in objections(fragile.workspace)
     finally:
-        fragile.root(f"{undo}; rm -f /tmp/copy* /tmp/link*")
+        fragile.root(f"{undo}")
 
 
 def test_the_audit_objects_to_a_process_of_roots(fragile: Box):
@@ -839,7 +840,7 @@ def test_the_audit_objects_to_a_shell_with_roots_rights_and_a_key(fragile: Box):
         return SimpleNamespace(stdout=done.stdout, stderr=done.stderr)
 
     found = objections(SimpleNamespace(execute_command=as_root, base_image="it"))
-    fragile.root(f"{BINARY_BACK}; rm -f /tmp/copy* /tmp/link*")
+    fragile.root(f"{BINARY_BACK}")
     for words in ("not root", "no key", "to read", "to link", "to trace", "of root's"):
         assert words in found
 

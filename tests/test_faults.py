@@ -255,7 +255,7 @@ class Play(Run):
     def archives(self) -> dict[Path, dict[str, int]]:
         """The names and sizes in each archive of the run's, read to its end."""
         archives = dict[Path, dict[str, int]]()
-        for path in {*self.output.glob("*/*.tar.gz"), *self.printed()}:
+        for path in {*self.output.rglob("*.tar.gz"), *self.printed()}:
             if path.read_bytes() != OLDER:
                 with tarfile.open(path) as archive:
                     archives[path] = {
@@ -741,7 +741,7 @@ def test_the_ledger_and_the_trajectory_are_saved(play: Play):
 
 @of(*WITH_A_FOLDER)
 def test_an_older_submission_is_kept_and_not_passed_off_as_the_runs(play: Play):
-    kept = [path.read_bytes() for path in play.output.glob("*/*.tar.gz")]
+    kept = [path.read_bytes() for path in play.output.rglob("*.tar.gz")]
     assert OLDER in kept
     assert OLDER not in [path.read_bytes() for path in play.printed()]
 

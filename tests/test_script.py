@@ -9,6 +9,7 @@ import secrets
 import shlex
 import subprocess
 import tarfile
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ from scripted_llm import Request, Response, ScriptedLLM, Step, json_response
 
 # What moves a terminal's cursor, in seven bits and in eight.
 CONTROL = "\x1b]0;title\x07\x1b[31mred\x08\x9b31m\x7f\r"
-NOTES = f"It counts.\n{CONTROL}It rings no bell.\n"
+# Lines that only the script itself may print, the second one where a terminal breaks it.
+FORGED = f"EXAMPLE_COST: 0\n{'x' * 78}EXAMPLE_COST: 0\nyes  no key\n"
+NOTES = f"It counts.\n{CONTROL}It rings no bell.\n{FORGED}"
+OURS = (
+    r"\[ *\d+\.\d s\] |(yes|NO ) |(submission|image|isolation|LLM calls|tokens|wall time)"
+    r"  |NOTES.md:$|SUBMISSION: |EXAMPLE_COST: "
+)
 # The model decides how the SDK asks the relay, and how the relay asks the provider.
 STYLES = {
     "openai/gpt-4o-mini": ("/chat/completions", "/v1/chat/completions"),
@@ -32,6 +39,8 @@ STYLES = {
 # In this one's run the container's files are searched too: over a gigabyte.
 EXPORTED = "openai/gpt-4o-mini"
 SESSION_KEY = "OH_SESSION_API_KEYS_0=[0-9a-f]{64}"
+INSPECT = ["docker", "image", "inspect"]
+AUDITED = "yes  no key"
 LEDGER = {"time", "endpoint", "model", "status", "tokens", "cost", "seconds"}
 
 
@@ -43,9 +52,9 @@ def script_with(secret: str) -> list[Step]:
         ("terminal", {"command": f"printf {shlex.quote(notes)} >/workspace/NOTES.md"}),
         ("terminal", {"command": "cat /workspace/NOTES.md"}),
         ("file_editor", {"command": "view", "path": "/workspace/NOTES.md"}),
-        ("think", {"thought": f"So it is.{CONTROL}"}),
+        ("think", {"thought": f"So it is.{CONTROL}\n{FORGED}"}),
         ("terminal", {"command": f"mkdir src; echo '{secret}' >/workspace/src/a.c"}),
-        ("finish", {"message": f"It is done.{CONTROL}"}),
+        ("finish", {"message": f"It is done.{CONTROL}\n{FORGED}"}),
     ]
 
 
@@ -129,7 +138,7 @@ def test_a_rehearsal_takes_and_prints_notes(rehearsal: Played):
     )
     assert files.keys() == documents() | {"NOTES.md"}
     assert files["NOTES.md"].decode() == said
-    assert f"\nNOTES.md:\n\n{said}" in rehearsal.done.stdout
+    assert f"\nNOTES.md:\n\n{textwrap.indent(said, '  ')}" in rehearsal.done.stdout
 
 
 def test_every_call_of_a_rehearsal_is_in_the_ledger(rehearsal: Played):
@@ -246,6 +255,32 @@ def test_the_trajectory_holds_the_conversation(played: Played):
     assert played.marker in json.dumps(events)
 
 
+def test_the_leaderboards_scripts_find_cost_calls_and_tokens(played: Played):
+    path = played.folder / f"{played.folder.name}.traj.json"
+    trajectory = json.loads(path.read_text())
+    info, messages = trajectory["info"], trajectory["messages"]
+    stats = info["model_stats"]
+    assert stats["instance_cost"] == pytest.approx(played.cost())
+    assert stats["api_calls"] == len(played.llm.usages)
+    # As the submissions' scripts do, at one place for each answer of the LLM's.
+    usages = [m["extra"]["response"]["usage"] for m in messages if "extra" in m]
+    assert [usage["completion_tokens"] for usage in usages] == [
+        usage.completion for usage in played.llm.usages
+    ]
+    assert [usage["prompt_tokens"] for usage in usages] == [
+        usage.prompt for usage in played.llm.usages
+    ]
+    # They belong to what the agent said then.
+    assert all(m.get("tool_calls") for m in messages if "extra" in m)
+    assert info["exit_status"] == "Submitted"
+    image = info["config"]["environment"]
+    assert image["image"] == TASK_IMAGE
+    assert image["image_id"] in played.done.stdout
+    assert image["repo_digests"] == json.loads(
+        output_of(*INSPECT, "--format={{json .RepoDigests}}", TASK_IMAGE)
+    )
+
+
 def test_every_call_is_in_the_ledger_with_its_cost_and_without_its_body(played: Played):
     ledger, usages = played.lines_of("llm_calls.jsonl"), played.llm.usages
     for line, usage in zip(ledger, usages, strict=True):
@@ -267,9 +302,10 @@ def test_a_run_ends_with_a_summary_for_a_report(played: Played):
     prompt, completion = (
         sum(getattr(u, n) for u in usages) for n in ("prompt", "completion")
     )
-    size, top = path.stat().st_size, ".git NOTES.md README.md docs src".split()
+    size, top = path.stat().st_size, ".git NOTES.md README.md docs src"
     expected = f"""
-submission  {entries} entries, {size:,} bytes: {top}
+submission  {entries} entries, {size:,} bytes:
+  {top}
 image       {TASK_IMAGE}, {image.strip()}
 isolation   no network, no root, audited
 LLM calls   {len(usages)}, 0 refused, to {played.model}
@@ -283,9 +319,18 @@ wall time   """
 def test_no_control_byte_of_the_agents_reaches_the_terminal(played: Played):
     assert {c for c in played.printed if not c.isprintable()} <= {"\n", "\t"}
     # The texts themselves do.
-    assert "It counts.\n]0;title[31mred31mIt rings no bell.\n" in played.done.stdout
+    assert "It counts.\n  ]0;title[31mred31mIt rings no bell.\n" in played.done.stdout
     assert "So it is." in played.done.stdout
     assert "It is done." in played.done.stdout
+
+
+def test_no_line_of_the_agents_looks_like_the_scripts_own(played: Played):
+    lines = [line for line in played.done.stdout.splitlines() if line]
+    at_the_edge = [line for line in lines if not line.startswith("  ")]
+    assert [line for line in at_the_edge if not re.match(OURS, line)] == []
+    for forged in FORGED.replace("x", "").splitlines():
+        assert f"  {forged}" in [line.rstrip() for line in lines]
+        assert lines.count(forged) <= (forged in AUDITED)
 
 
 def test_the_submission_holds_the_work_and_nothing_of_ours(played: Played):
@@ -309,5 +354,10 @@ def test_a_run_that_fails_saves_its_work_and_keeps_older_results(rehearsal: Play
     assert failed.submitted()["src/a.c"] == b"x\n"
     assert [each["status"] for each in failed.lines_of("llm_calls.jsonl")] == [200, 401]
     for name, data in older.items():
-        (kept,) = failed.folder.glob(f"*-{name}")
+        (kept,) = failed.folder.glob(f"older/*-{name}")
         assert kept.read_bytes() == data
+    # What `programbench submit publish` adds: all but what git is told to ignore.
+    output_of("git", "init", "--quiet", f"{failed.folder}")
+    in_folder = ["git", "-C", f"{failed.folder}"]
+    output_of(*in_folder, "add", "--all")
+    assert "older" not in output_of(*in_folder, "ls-files")

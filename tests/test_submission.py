@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Cleanroom, load_example
@@ -49,6 +51,12 @@ class Work:
             file = archive.extractfile(f"./{name}")
             assert file
             return file.read()
+
+    def has(self, name: str, text: str) -> bool:
+        """Tell whether a file of the submission holds this, and is there at all."""
+        with tarfile.open(self.archive) as archive:
+            names = archive.getnames()
+        return f"./{name}" in names and self.content(name).decode().strip() == text
 
     def contents(self) -> set[str]:
         """Return the digests of the files in the submission."""
@@ -148,15 +156,16 @@ def test_odd_names_are_submitted_and_not_printed(
     work.do(r"""touch "$(printf '\377')" """)
     capfd.readouterr()
     assert {*names, "\udcff"} <= work.save().keys()
+    load_example().print_submission(work.archive)
     printed = "".join(capfd.readouterr())
     assert {c for c in printed if not c.isprintable()} == {"\n"}
 
 
 # What is written to NOTES.md, and what of it is printed.
 NOTES = {
-    b"It counts.\nOr so.\n": "It counts.\nOr so.\n",
+    b"It counts.\nOr so.\n": "It counts.\n  Or so.\n",
     b"a\x1b[2J\x1b]0;t\x07b\rc\x08d\x7f\xc2\x9b31me\n": "a[2J]0;tbcd31me\n",
-    "\u00e9\u4e2d\U0001f600\t|\n".encode(): "\u00e9\u4e2d\U0001f600\t|\n",
+    "\u00e9\u4e2d\U0001f600\t|\n".encode(): "\u00e9\u4e2d\U0001f600   |\n",
     "a\u202eb\u2066c\u2028d\n".encode(): "abcd\n",
     b"a\xff\xfeb\n": "a\ufffd\ufffdb\n",
 }
@@ -170,7 +179,8 @@ def test_the_notes_are_printed_without_what_moves_the_cursor(
         work.do(f"printf {shlex.quote(octal)} >NOTES.md")
         capfd.readouterr()
         work.save()
-        assert f"\n{printed}" in capfd.readouterr().out
+        load_example().print_submission(work.archive)
+        assert f"\n\n  {printed}" in capfd.readouterr().out
         assert work.content("NOTES.md") == written
 
 
@@ -194,19 +204,44 @@ def test_no_notes_keep_the_submission_from_being_saved(work: Work):
     for command in NO_NOTES.strip().splitlines():
         work.do(f"rm -rf NOTES.md && {command}")
         assert "README.md" in work.save(), command
+        load_example().print_submission(work.archive)
         if command.startswith("mv"):
             work.do("mv NOTES.md executable")
 
 
-def test_an_older_submission_is_kept_and_no_other_file_is_left(work: Work):
+def results_of(work: Work) -> Any:
+    """Return what saves a run's results in the folder."""
+    example = load_example()
+    job = example.job_of(example.Settings())
+    room = work.cleanroom
+    return example.Results(work.folder, room.workspace, room.relay, job)
+
+
+def test_the_work_is_saved_now_and_then_and_older_work_is_kept(
+    work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     work.save()
     older = work.archive.read_bytes()
-    time.sleep(1.1)  # it is kept under its time, in seconds
-    work.do("echo 2 >version")
-    work.save()
-    assert work.content("version") == b"2\n"
-    (kept,) = {*work.folder.iterdir()} - {work.archive}
+    monkeypatch.setattr(load_example().Results, "CHECKPOINT", 0.5)
+    results = results_of(work)
+    assert not work.archive.exists()
+    with results.checkpoints():
+        for version in ("2", "3"):
+            work.do(f"echo {version} >version")
+            deadline = time.monotonic() + 30
+            while not work.archive.exists() or not work.has("version", version):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+    assert re.search(
+        r"\d LLM calls, .* tokens in, .*\$0.00, \d+ s left", capsys.readouterr().out
+    )
+    (kept,) = (work.folder / "older").glob("*.tar.gz")
     assert kept.read_bytes() == older
+    assert {path.name for path in work.folder.iterdir()} == {
+        "older",
+        "submission.tar.gz",
+        "trajectory.jsonl",
+    }
 
 
 def test_a_submission_that_cannot_be_had_is_told_and_spoils_no_older_one(
