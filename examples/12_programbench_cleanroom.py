@@ -971,11 +971,14 @@ def cleanroom_image(task_image: TaskImage, sdk_source: Path | None) -> str:
         say(f"Building the agent server onto {task_image.name}, and sealing it")
         # By a name of our own: an image that is named by its digest or its id would be
         # looked for in a registry.
-        own_name = f"{tag}-task"
-        run(["docker", "tag", task_image.id, own_name], hint=ENGINE_HINT)
-        build(f"{tag}-plain", plain, TASK_IMAGE=own_name)
-        # The SDK's coding CLIs would add 600 MB that nothing here runs.
-        build(tag, sealed, sdk, BASE_IMAGE=f"{tag}-plain", INSTALL_ACP_PROVIDERS="")
+        task_tag, plain_tag = f"{tag}-task", f"{tag}-plain"
+        run(["docker", "tag", task_image.id, task_tag], hint=ENGINE_HINT)
+        try:
+            build(plain_tag, plain, TASK_IMAGE=task_tag)
+            # The SDK's coding CLIs would add 600 MB that nothing here runs.
+            build(tag, sealed, sdk, BASE_IMAGE=plain_tag, INSTALL_ACP_PROVIDERS="")
+        finally:
+            succeeds(["docker", "image", "rm", task_tag, plain_tag])
     return tag
 
 

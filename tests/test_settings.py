@@ -227,10 +227,10 @@ def seal(image: str) -> None:
     example.cleanroom_image(example.inspect_task_image(image), None)
 
 
-def test_a_disk_too_small_for_the_build_is_told(
+def test_a_disk_too_small_for_an_image_is_told(
     task_image: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(example, "BUILD_SPACE", 1 << 60)
+    monkeypatch.setattr(example, "IMAGE_SPACE", 1 << 60)
     with image_unbuilt() as image:
         sentence = refusal(lambda: seal(image))
     root = output_of("docker", "info", "--format={{.DockerRootDir}}").strip()
