@@ -884,9 +884,13 @@ no_linking() {
 }
 
 no_tracing() {
-    sleep 1 | ./executable &
+    # Most programs now wait for their input, or draw on what they take for a terminal.
+    sleep 1 | TERM=xterm ./executable &
     sleep 0.2
     ! cat "/proc/$!/maps"
+    traced=$?
+    kill -KILL $!
+    return $traced
 }
 
 claim "nothing is up but loopback" only_loopback_is_up
@@ -1063,7 +1067,7 @@ def build(
         command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
         command += [f"--tag={tag}", f"--file={file}", f"{context or scratch}"]
         try:
-            run(command, hint="")
+            run(command)
         except CommandFailed as error:
             print(printable(error.words), flush=True)
             raise CleanroomError(f"The image was not built: {error.step()}") from None
@@ -1116,7 +1120,7 @@ class Cleanroom(DockerDevWorkspace):
             with quiet(), without_proxies():
                 super()._start_container(image, context)
         except RuntimeError as error:
-            raise CleanroomError(f"{error}", 1) from None
+            raise CleanroomError(one_line(f"{error}", 500), 1) from None
 
     def _wait_for_health(self, *, timeout: float) -> None:
         """Lay the pipe, start the agent server, and wait until it answers."""
@@ -1203,19 +1207,15 @@ def wait_for_engine(container: str, image: str) -> None:
 
     A busy engine now and then fails to, right after it has started the container.
     """
-    failure: CommandFailed | None = None
+    command = ["docker", "exec", container, "/bin/true"]
     for pause in (0, 1, 3):
         time.sleep(pause)
-        try:
-            run(["docker", "exec", container, "/bin/true"], hint="")
+        if succeeds(command):
             return
-        except CommandFailed as error:
-            failure = error
     if not succeeds(["docker", "top", container]):
         # It has ended. The engine removed it with what it said: have it say that again.
-        run(["docker", "run", "--rm", "--network=none", image], hint="")
-    assert failure
-    raise failure
+        run(["docker", "run", "--rm", "--network=none", image])
+    run(command)
 
 
 def limit_resources(container: str) -> None:
@@ -2106,8 +2106,8 @@ def quiet_litellm() -> None:
     litellm.disable_aiohttp_transport = True
     litellm.in_memory_llm_clients_cache = HttpClients()
     bundle = os.environ.get("REQUESTS_CA_BUNDLE")
-    if bundle and not os.environ.get("SSL_CERT_FILE"):
-        litellm.ssl_verify = bundle
+    own_bundle = bundle and not os.environ.get("SSL_CERT_FILE")
+    litellm.ssl_verify = bundle if own_bundle else True
 
 
 class Relay:
@@ -2874,12 +2874,14 @@ class CommandFailed(CleanroomError):
         BuildKit repeats it between two lines of dashes, below the step's name.
         """
         parts = self.words.split("\n------\n")
-        said = parts[-2].partition("\n")[2] if len(parts) > 2 else self.words
+        said = parts[-2].partition("\n")[2] if len(parts) > 2 else ""
+        if not said.strip():  # it did not even start: BuildKit itself says why
+            said = self.words
         lines = [re.sub(r"^\d+\.\d+ ", "", line) for line in said.splitlines()]
         return printable(" ".join(lines).strip()[-500:])
 
 
-def run(command: list[str], *, hint: str, cwd: Path | None = None) -> str:
+def run(command: list[str], *, hint: str = "", cwd: Path | None = None) -> str:
     """Return what a command prints; raises CommandFailed with its words and a hint."""
     try:
         # In a process group of its own, so that all of it ends with this script.
@@ -2887,7 +2889,7 @@ def run(command: list[str], *, hint: str, cwd: Path | None = None) -> str:
             command, stdout=PIPE, stderr=PIPE, text=True, cwd=cwd, process_group=0
         )
     except OSError as error:
-        raise CleanroomError(f"{error}: {hint}.") from None
+        raise CleanroomError(f"{error}: {hint or ENGINE_HINT}.") from None
     with process:
         try:
             output, words = process.communicate()

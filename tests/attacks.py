@@ -77,6 +77,7 @@ def make_readable():
 def running():
     "Start the binary; one that can be read can be looked into as well."
     make_readable()
+    os.environ["TERM"] = "xterm"  # without it, the binary ends at once
     child = subprocess.Popen([BINARY], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     atexit.register(child.kill)
     time.sleep(0.3)
@@ -413,7 +414,7 @@ binary: core dump -> binary, python
             print(data[match.start():match.start() + 64].hex())
 binary: the dynamic loader reads it -> binary, python
     make_readable()
-    loader = "/lib64/ld-linux-x86-64.so.2"
+    loader, os.environ["TERM"] = "/lib64/ld-linux-x86-64.so.2", "xterm"
     child = subprocess.Popen([loader, BINARY], stdin=subprocess.PIPE, stdout=-3)
     atexit.register(child.kill)
     time.sleep(0.3)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "12_programbench_cleanroom.py"
 TASK_IMAGE = os.environ.get(
     "PROGRAMBENCH_TASK_IMAGE",
-    "programbench/example_1776_tally.1a2b3c4:task_cleanroom_v6",
+    "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6",
 )
 # LiteLLM's import fetches a price list. If that fails, it warns in the midst of the import, which
 # now and then ends with a deadlock or a circular import: 5 of 15 plain containers, three starting
@@ -75,6 +75,16 @@ def load_example() -> Any:
         sys.modules[MODULE_NAME] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return sys.modules[MODULE_NAME]
+
+
+def run_script(example: Any) -> int:
+    """Run the script in this process; returns its exit status."""
+    handlers = {number: signal.getsignal(number) for number in example.STOP_SIGNALS}
+    try:
+        return example.script()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def instance_id(image: str) -> str:
@@ -205,7 +215,7 @@ class Run:
     def __init__(self, folder: Path):
         self.output, self.temp = folder / "out", folder / "tmp"
         self.temp.mkdir()
-        self.process: psutil.Popen | None = None
+        self.process: psutil.Process | None = None
         self.prefix = list[str]()  # a command that runs Python in other circumstances
 
     def __call__(

@@ -18,8 +18,7 @@ readonly ROOT
 readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/programbench-ground"
 readonly SCRATCH="$CACHE/scratch" # only the holder of the lock uses it
 
-readonly DEFAULT_TASK_IMAGE=programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6
-readonly TALLY_IMAGE=programbench/example_1776_tally.1a2b3c4:task_cleanroom_v6 # the tests know it by this name
+readonly TASK_IMAGE=programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6
 readonly BASE_IMAGE=debian:trixie-slim
 readonly PYTHON_IMAGE=python:3.13-bookworm
 readonly UV_IMAGE=ghcr.io/astral-sh/uv # its tag is read from the SDK's Dockerfile
@@ -423,39 +422,28 @@ read_uv_image() {
   mv "$SCRATCH/uv-image" "$2"
 }
 
-# Our own small task, made anew whenever its sources changed.
-ensure_tally_image() {
-  local sources
+# The default task's image. It is several GiB: the real one is taken only where it is here already, and a stand-in is
+# made anew whenever its sources changed.
+ensure_task_image() {
+  local sources made_of
   sources=$(cd "$ROOT/tests/task" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
   sources=${sources%% *}
-  if [ "$(image_label "$TALLY_IMAGE" "$SOURCE_LABEL")" = "$sources" ]; then return; fi
-  step "building the task image $TALLY_IMAGE (missing, or its sources changed)" make_tally_image "$sources"
-}
-
-make_tally_image() {
-  local old
-  old=$(docker image inspect --format '{{.Id}}' "$TALLY_IMAGE" 2>/dev/null || true)
-  docker build --progress plain --platform linux/amd64 --label "$SOURCE_LABEL=$1" --tag "$TALLY_IMAGE" \
-    "$ROOT/tests/task"
-  [ -z "$old" ] || docker image rm "$old" || true # still in use is no harm
-}
-
-# Whether the benchmark's own image can be had; a probe, as the image is several GiB and only the example needs it.
-real_task_image() {
-  if docker image inspect "$DEFAULT_TASK_IMAGE" >/dev/null 2>&1 || recently task-image; then return; fi
-  if recently no-task-image; then return 1; fi
-  if timeout 20 docker manifest inspect "$DEFAULT_TASK_IMAGE" >/dev/null 2>&1; then
-    remember task-image
+  if made_of=$(image_label "$TASK_IMAGE" "$SOURCE_LABEL"); then
+    [ -n "$made_of" ] || return 0 # the real one
+    stand_ins+=("$TASK_IMAGE")
+    [ "$made_of" != "$sources" ] || return 0
   else
-    remember no-task-image
-    return 1
+    stand_ins+=("$TASK_IMAGE")
   fi
+  step "building a stand-in for $TASK_IMAGE (missing, or its sources changed)" make_task_image "$sources"
 }
 
-choose_task_image() {
-  if [ -n "${PROGRAMBENCH_TASK_IMAGE:-}" ] || real_task_image; then return; fi
-  export PROGRAMBENCH_TASK_IMAGE=$TALLY_IMAGE
-  say "PROGRAMBENCH_TASK_IMAGE=$TALLY_IMAGE (the benchmark's own images are out of reach)"
+make_task_image() {
+  local old
+  old=$(docker image inspect --format '{{.Id}}' "$TASK_IMAGE" 2>/dev/null || true)
+  docker build --progress plain --platform linux/amd64 --label "$SOURCE_LABEL=$1" --label "$STAND_IN_LABEL=yes" \
+    --tag "$TASK_IMAGE" "$ROOT/tests/task"
+  [ -z "$old" ] || docker image rm "$old" || true # still in use is no harm
 }
 
 # --- Main ------------------------------------------------------------------------------------------------------------
@@ -484,8 +472,7 @@ main() {
   ensure_image "$BASE_IMAGE" make_base_image
   ensure_uv_image "$version"
   ensure_image "$PYTHON_IMAGE" make_python_image
-  ensure_tally_image
-  choose_task_image
+  ensure_task_image
   if [ ${#stand_ins[@]} -gt 0 ]; then
     printf -v list ', %s' "${stand_ins[@]}"
     say "stand-ins in use: ${list#, }"

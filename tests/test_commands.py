@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from conftest import Run, load_example
+from forty_commands import COMMANDS
 from scripted_llm import ScriptedLLM, Step
 
 
@@ -21,10 +23,11 @@ time.sleep(600)
 """
 STALLING = {
     "fills the screen": "yes",
+    "is the reference, which fills the screen too": "./executable",
     "waits for input": "cat",
     "draws on the whole screen": "top",
     "hears no signal and has closed its terminal": f"python3 -c '{DEAF}'",
-    "is started again and again": "while :; do ./executable --version; done",
+    "is started again and again": "while :; do ./executable -V; done",
     "has no program": "while :; do echo again; done",
 }
 # What runs in the background is the agent's own affair.
@@ -82,6 +85,29 @@ def test_what_runs_in_the_background_is_left_alone(observed: dict[str, str]):
     (left,) = [seen for command, seen in observed.items() if "pgrep" in command]
     assert "sleep 601" in left
     assert "sleep 602" in left
+
+
+def test_forty_commands_of_an_agent_that_rebuilds_go_through_without_a_stall(
+    task_image: str, run_example: Run
+):
+    script: list[Step] = [("terminal", {"command": each}) for each in COMMANDS]
+    began = time.monotonic()
+    with ScriptedLLM(script) as llm:
+        done = run_example(
+            LLM_API_KEY="sk-a-key-of-the-tests",
+            LLM_MODEL="openai/gpt-4o-mini",
+            LLM_BASE_URL=llm.base_url,
+            PROGRAMBENCH_INSTRUCTION="rebuild",
+        )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert time.monotonic() - began < 150  # one stall would take 180 seconds
+    (trajectory,) = run_example.output.glob("*/trajectory.jsonl")
+    seen = dict(zip(COMMANDS, observations(trajectory), strict=True))
+    for command, observation in seen.items():
+        assert "Cannot execute multiple commands" not in observation, command
+        assert "[Stopped after" not in observation, command
+    assert seen[COMMANDS[-2]].startswith("built")
+    assert seen[COMMANDS[-1]].splitlines()[1:2] == ["done"]
 
 
 def test_a_time_that_the_agent_gives_a_command_holds(observed: dict[str, str]):

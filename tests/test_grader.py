@@ -155,6 +155,7 @@ def play(script: list[Step], image: str, run: Run) -> Path:
             LLM_MODEL="openai/x",
             LLM_API_KEY="sk-x",
             LLM_BASE_URL=llm.base_url,
+            PROGRAMBENCH_INSTRUCTION="rebuild",
         )
     assert done.returncode == 0, done.stderr
     assert llm.script == []

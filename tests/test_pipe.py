@@ -271,6 +271,13 @@ def test_the_agents_connections_are_bounded_where_they_begin(image: str):
         assert piped.ssh().num_fds() <= 400
 
 
+def answers(cleanroom: Cleanroom) -> bool:
+    """Tell whether the agent server answers."""
+    with contextlib.suppress(httpx.TransportError):
+        return cleanroom.shell("echo on").stdout == "on\n"
+    return False
+
+
 def test_two_thousand_open_connections_do_the_script_no_harm(
     cleanroom: Cleanroom, echoed: Counter[str]
 ):
@@ -278,7 +285,8 @@ def test_two_thousand_open_connections_do_the_script_no_harm(
     command = ["docker", "exec", "--detach", "--user=agent", cleanroom.container]
     output_of(*command, SERVER_PYTHON, "-c", OPEN_CONNECTIONS)
     eventually(lambda: psutil.Process().num_fds() - before > 200)
-    assert cleanroom.shell("echo on").stdout == "on\n"
+    # While they come faster than the relay closes them, the SDK's may be refused, too.
+    eventually(lambda: answers(cleanroom))
     call_at_once(cleanroom, 1)
     assert psutil.Process().num_fds() - before < 400
     eventually(lambda: psutil.Process().num_fds() - before < 20, 20)

@@ -1,4 +1,7 @@
-"""An engine elsewhere, named by DOCKER_HOST: its published ports are out of reach here."""
+"""An engine elsewhere, named by DOCKER_HOST: its published ports are out of reach here.
+
+It also gives containers user ids of its own (userns-remap).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ from scripted_llm import Request, ScriptedLLM, Step
 NOTES = "It counts what it is given."
 WORK: Step = (
     "terminal",
-    {"command": f"cd /workspace; ./executable --help; echo {NOTES} >NOTES.md"},
+    {"command": f"cd /workspace; mv executable moved; echo {NOTES} >NOTES.md"},
 )
 # That engine's host has one socket in common with this one: no network, no process, and
 # no temp folder, lest something passes through files. With its first process everything
@@ -43,6 +46,11 @@ APART = "unshare --net --pid --uts --mount --mount-proc --fork --kill-child sh -
 DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/docker
     mount --bind "$0/run" /run; mount -t tmpfs tmpfs "$1"; unset TMPDIR; cd /
     hostname elsewhere; ip link set lo up
+    printf '%s:100000:65536\\n' nobody nogroup >/run/ids
+    for file in /etc/subuid /etc/subgid
+    do
+        mount --bind /run/ids $file
+    done
     exec dockerd -lwarn --config-file=/run/daemon.json"""
 KNOCK = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)"
 
@@ -100,7 +108,8 @@ def elsewhere(
         run = Path(folder, "run")
         run.mkdir()
         Path(folder, "lib").mkdir()
-        (run / "daemon.json").write_text(json.dumps(runtimes))
+        settings = {"userns-remap": "nobody:nogroup"} | runtimes
+        (run / "daemon.json").write_text(json.dumps(settings))
         command = [*apart, DAEMON, folder, f"{tmp_path_factory.getbasetemp()}"]
         with subprocess.Popen(command) as process:
             try:
@@ -151,6 +160,8 @@ def test_a_whole_run_needs_no_port_of_its_engine(
     with tarfile.open(path) as archive:
         notes = archive.extractfile("./NOTES.md")
         assert notes and notes.read().decode() == f"{NOTES}\n"
+        # Its owner is not root where the engine gives the ids.
+        assert not {"./executable", "./moved"} & {*archive.getnames()}
     assert not elsewhere.leftovers()
 
 

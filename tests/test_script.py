@@ -134,7 +134,7 @@ def test_a_rehearsal_needs_no_settings_and_succeeds(rehearsal: Played):
 def test_a_rehearsal_takes_and_prints_notes(rehearsal: Played):
     files, said = (
         rehearsal.submitted(),
-        in_task_image("/workspace/executable", "--help"),
+        in_task_image("/bin/sh", "-c", "cd /workspace; ./executable --help 2>&1"),
     )
     assert files.keys() == documents() | {"NOTES.md"}
     assert files["NOTES.md"].decode() == said

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from conftest import (
     ROOT,
     TASK_IMAGE,
     Run,
+    clean_environment,
     environ,
     image_built,
     image_unbuilt,
     load_example,
     missing,
     output_of,
+    run_script,
 )
 
 from openhands.sdk import LLM
@@ -268,94 +270,148 @@ def test_an_sdk_that_cannot_be_cloned_is_told_and_leaves_no_half_of_a_clone(
 
 
 NOBODYS = "programbench/nobody_1776_nothing.1a2b3c4:task_cleanroom_v6"
-TOOLS = "for place in ${PATH//:/ }; do ln -s $place/* . || :; done 2>/dev/null"
+
+
+def tools_without(name: str) -> Callable[[Path], dict[str, str]]:
+    """Have all programs but those whose names begin like this."""
+
+    def settings(folder: Path) -> dict[str, str]:
+        for place in os.environ["PATH"].split(":"):
+            for path in Path(place).glob("*"):
+                if not path.name.startswith(name):
+                    with contextlib.suppress(FileExistsError):
+                        (folder / path.name).symlink_to(path)
+        return {"PATH": f"{folder}"}
+
+    return settings
+
+
+def is_a_file(setting: str) -> Callable[[Path], dict[str, str]]:
+    """Have a file where the setting names a folder."""
+
+    def settings(folder: Path) -> dict[str, str]:
+        (folder / "file").touch()
+        return {setting: f"{folder / 'file'}"}
+
+    return settings
+
+
+def sdk(version: str, act: Callable[[Path], object] = Path.exists) -> Any:
+    """Have something like a checkout of the SDK, to which something was done."""
+
+    def settings(folder: Path) -> dict[str, str]:
+        (folder / "openhands-sdk").mkdir()
+        project = folder / "openhands-sdk" / "pyproject.toml"
+        project.write_text(f'version = "{version}"')
+        act(folder)
+        return {"OPENHANDS_SDK_SOURCE": f"{folder}"}
+
+    return settings
+
+
+def give_away(folder: Path) -> None:
+    """Have a repository that is another user's."""
+    if os.getuid():
+        missing("only root can give a file away")
+    output_of("git", "init", "--quiet", f"{folder}")
+    output_of("chown", "--recursive", "nobody", f"{folder}")
+
+
+# What is set in an empty folder, and how the script tells it.
+TO_MEND: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
+    "no docker": (tools_without("docker"), "docker.*[:;] start Docker"),
+    "no git": (tools_without("git"), "git.*[:;] install"),
+    "no ssh": (tools_without("ssh"), "ssh.*[:;] install"),
+    "no engine": (
+        lambda _: {"DOCKER_HOST": "unix:///nowhere/nobody.sock"},
+        "/nowhere/nobody.sock.* DOCKER_HOST",
+    ),
+    "an image that is nowhere": (
+        lambda _: {"PROGRAMBENCH_TASK_IMAGE": NOBODYS},
+        f"PROGRAMBENCH_TASK_IMAGE.*{NOBODYS}",
+    ),
+    "an output folder that is a file": (
+        is_a_file("PROGRAMBENCH_OUTPUT_DIR"),
+        "PROGRAMBENCH_OUTPUT_DIR",
+    ),
+    "an output folder that takes no files": (
+        lambda _: {"PROGRAMBENCH_OUTPUT_DIR": "/sys/nowhere"},
+        "PROGRAMBENCH_OUTPUT_DIR",
+    ),
+    "an SDK of another version": (sdk("1.0.0"), f"SDK_SOURCE.* {SDK_VERSION}"),
+    "an SDK without git": (
+        sdk(SDK_VERSION),
+        "not a git repository.* OPENHANDS_SDK",
+    ),
+    "another user's SDK": (
+        sdk(SDK_VERSION, give_away),
+        "dubious ownership.* OPENHANDS_SDK_SOURCE",
+    ),
+    "a bad address": (
+        lambda _: {"LLM_API_KEY": KEY, "LLM_BASE_URL": KEY},
+        "LLM_BASE_URL",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TO_MEND)
+def test_what_the_user_must_mend_is_told_in_one_sentence_with_status_2(
+    name: str, task_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    settings, told = TO_MEND[name]
+    (tmp_path / "empty").mkdir()
+    default = {"PROGRAMBENCH_OUTPUT_DIR": f"{tmp_path / 'out'}"}
+    with environ(**clean_environment(**default | settings(tmp_path / "empty"))):
+        status = run_script(example)
+    printed = capsys.readouterr()
+    check_refusal(status, printed.out, printed.err, told)
+
+
+def check_refusal(status: int, stdout: str, stderr: str, told: str) -> None:
+    """Check how the script tells what the user must mend."""
+    assert status == 2, stdout[-1000:] + stderr[-3000:]
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.isprintable()
+    assert len(line) < 1000  # so that a user reads it to its end
+    assert re.search(told, line)
+    # Before anything slow or dear.
+    assert "Building" not in stdout
+    assert "EXAMPLE_COST" not in stdout
+    assert KEY not in stdout + stderr
+
+
 PLUGINS = "{{range .ClientInfo.Plugins}}{{println .Name .Path}}{{end}}"
-SDK = """mkdir openhands-sdk; export OPENHANDS_SDK_SOURCE=$PWD
-echo 'version = "%s"' >openhands-sdk/pyproject.toml"""
-# What a shell does in an empty folder before the script, and how the script tells it.
-TO_MEND = {
-    "no docker": (f"{TOOLS}; rm docker*; PATH=$PWD", "docker.*[:;] start Docker"),
-    "no git": (f"{TOOLS}; rm git*; PATH=$PWD", "git.*[:;] install"),
-    "no ssh": (f"{TOOLS}; rm ssh*; PATH=$PWD", "ssh.*[:;] install"),
+# What needs a process of its own: what a shell does before, and how the script tells it.
+PROCESSES = {
     "no buildx": (
         f"path=$(docker info --format='{PLUGINS}' | grep -oP '(?<=buildx ).*(?=/)')\n"
         "mount -t tmpfs tmpfs $path",
         "buildx.*[:;] install",
     ),
-    "no engine": (
-        "export DOCKER_HOST=unix:///nowhere/nobody.sock",
-        "/nowhere/nobody.sock.* DOCKER_HOST",
-    ),
-    "an image that is nowhere": (
-        f"export PROGRAMBENCH_TASK_IMAGE={NOBODYS}",
-        f"PROGRAMBENCH_TASK_IMAGE.*{NOBODYS}",
-    ),
-    "an image for another platform": (
-        "export PROGRAMBENCH_TASK_IMAGE=$ARM64",
-        "arm64.* PROGRAMBENCH_TASK_IMAGE.*linux/amd64",
-    ),
-    "an output folder that is a file": (
-        "touch file; export PROGRAMBENCH_OUTPUT_DIR=$PWD/file",
-        "PROGRAMBENCH_OUTPUT_DIR",
-    ),
-    "a read-only output folder": (
-        "mount --bind --options=ro . .; export PROGRAMBENCH_OUTPUT_DIR=$PWD",
-        "PROGRAMBENCH_OUTPUT_DIR",
-    ),
     "a cache folder that is a file": (
         "touch file; export XDG_CACHE_HOME=$PWD/file",
         "XDG_CACHE_HOME",
     ),
-    "an SDK of another version": (SDK % "1.0.0", f"SDK_SOURCE.* {SDK_VERSION}"),
-    "an SDK without git": (SDK % SDK_VERSION, "not a git repository.* OPENHANDS_SDK"),
-    "another user's SDK": (
-        f"{SDK % SDK_VERSION}; git init --quiet; chown -R nobody .",
-        "dubious ownership.* OPENHANDS_SDK_SOURCE",
-    ),
-    "a bad address": (f"export LLM_API_KEY={KEY} LLM_BASE_URL={KEY}", "LLM_BASE_URL"),
     "a bad number": ("export LLM_COST_LIMIT=$", "LLM_COST_LIMIT"),
 }
-Done = subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="module")
-def refused(
-    task_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Future[Done]]:
-    """The runs, two at a time: the SDK's import takes most of their time."""
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_process_that_starts_with_what_must_be_mended_ends_with_status_2(
+    name: str, docker: None, run_example: Run, tmp_path: Path
+):
+    shell, told = PROCESSES[name]
+    if os.getuid():
+        missing("only root can mount")
+    before = f'set -e; cd {tmp_path}; {shell}\ncd {ROOT}; exec "$@"'
+    run_example.prefix = ["unshare", "--mount", "bash", "-c", before, "bash"]
+    done = run_example(timeout=60)
+    check_refusal(done.returncode, done.stdout, done.stderr, told)
 
-    def run(folder: Path, shell: str) -> Done:
-        (folder / "empty").mkdir()
-        before = f'set -e; cd {folder / "empty"}; {shell}\ncd {ROOT}; exec "$@"'
-        run = Run(folder)
-        run.prefix = ["bash", "-c", before, "bash"]
-        if re.search("mount|chown", shell):
-            if os.getuid():
-                missing("only root can mount, and give a file away")
-            run.prefix = ["unshare", "--mount", *run.prefix]
-        return run(timeout=60, ARM64=image)
 
+def test_an_image_for_another_platform_is_told(docker: None):
     text = "FROM scratch\nLABEL of-the-tests=yes"
     with image_built(text, "--platform=linux/arm64") as image:
-        with ThreadPoolExecutor(2) as threads:
-            return {
-                name: threads.submit(run, tmp_path_factory.mktemp("refused"), shell)
-                for name, (shell, _) in TO_MEND.items()
-            }
-
-
-@pytest.mark.parametrize("name", TO_MEND)
-def test_what_the_user_must_mend_is_told_in_one_sentence_with_status_2(
-    name: str, refused: dict[str, Future[Done]]
-):
-    done = refused[name].result()
-    assert done.returncode == 2, done.stdout[-1000:] + done.stderr[-3000:]
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert line.isprintable()
-    assert len(line) < 1000  # so that a user reads it to its end
-    assert re.search(TO_MEND[name][1], line)
-    # Before anything slow or dear.
-    assert "Building" not in done.stdout
-    assert "EXAMPLE_COST" not in done.stdout
-    assert KEY not in done.stdout + done.stderr
+        sentence = refusal(lambda: example.inspect_task_image(image))
+    assert re.search("arm64.* PROGRAMBENCH_TASK_IMAGE.*linux/amd64", sentence)

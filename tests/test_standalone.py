@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tarfile
+import time
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -19,10 +22,12 @@ import pytest
 from conftest import (
     EXAMPLE,
     ROOT,
+    TASK_IMAGE,
     clean_environment,
     clone_sdk,
     image_unbuilt,
     instance_id,
+    missing,
     output_of,
 )
 from scripted_llm import ScriptedLLM, Step
@@ -36,6 +41,28 @@ NO_GITHUB = {
 }
 SERVER = "openhands-agent-server/openhands/agent_server/__init__.py"
 MARKER = "the server of a developer's checkout"
+README = (ROOT / "README.md").read_text()
+# Both daemons, their state and their logs in one folder; two tasks at a time.
+CONFIGURATION = """
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
 
 
 def run(*command: str, cwd: Path, **environment: str) -> Any:
@@ -69,21 +96,6 @@ def empty_cache(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the script, under another name, with nothing beside it."""
-    script = tmp_path / "alone" / "cleanroom.py"
-    script.parent.mkdir()
-    shutil.copy(EXAMPLE, script)
-    yield script
-    # uv keeps an environment for each script that it ever ran, this one's too.
-    find = ["uv", "python", "find", "--script", f"{script}"]
-    python = subprocess.run(find, capture_output=True, text=True, timeout=120).stdout
-    environment = Path(python.strip()).parent.parent
-    if environment.name.startswith(f"{script.stem}-"):
-        shutil.rmtree(environment)
-
-
-@pytest.fixture
 def in_checkout(docker: None, tmp_path: Path) -> Path:
     """The script in a checkout of the SDK, where the SDK has its like."""
     folder = clone_sdk(tmp_path / "sdk") / "examples" / "02_remote_agent_server"
@@ -112,26 +124,85 @@ def test_the_script_asks_uv_for_what_the_project_asks_for():
     assert asked["tool"]["uv"]["exclude-newer"] == uv["exclude-newer"]
 
 
-def test_a_copy_with_nothing_beside_it_does_many_tasks_as_many_processes(
-    task_image: str, alone: Path, empty_cache: dict[str, str], tmp_path: Path
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A cluster of this machine alone; the variables that its clients want."""
+    programs = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch")
+    if os.getuid() or not all(shutil.which(each) for each in programs):
+        missing("Slurm and munge are missing, or this is not root")
+    folder = tmp_path / "slurm"
+    for name in ("", "state", "spool"):
+        (folder / name).mkdir()
+    host = socket.gethostname().partition(".")[0]
+    file = folder / "slurm.conf"
+    file.write_text(CONFIGURATION.format(folder=folder, host=host))
+    output_of("mungekey", f"--keyfile={folder}/key")
+    files = [f"--socket={folder}/munge.socket", f"--key-file={folder}/key"]
+    files += [f"--{each}-file={folder}/munge.{each}" for each in ("log", "pid", "seed")]
+    commands = (
+        ["munged", "--foreground", "--force", *files],
+        ["slurmctld", "-D", "-i"],
+        ["slurmd", "-D"],
+    )
+    variables = {"SLURM_CONF": f"{file}"}
+    with contextlib.ExitStack() as exits:
+        for command in commands:
+            with (folder / f"{command[0]}.out").open("w") as out:
+                process = exits.enter_context(
+                    subprocess.Popen(
+                        command, stdout=out, stderr=out, env=os.environ | variables
+                    )
+                )
+            exits.callback(process.terminate)
+            time.sleep(1)
+        yield variables
+
+
+def job() -> str:
+    """Return the job that the README shows."""
+    match = re.search(
+        r"^(    #!/bin/bash\n    #SBATCH(?:.*\n)+?)\n(?!    )", README, re.M
+    )
+    assert match
+    return re.sub("^    ", "", match[1], flags=re.M)
+
+
+def test_a_copy_with_nothing_beside_it_does_many_tasks_under_slurm_each_once(
+    slurm: dict[str, str], task_image: str, empty_cache: dict[str, str], tmp_path: Path
 ):
-    images, temp = tmp_path / "images.txt", tmp_path / "tmp"
-    temp.mkdir()
-    task = ["env", "PROGRAMBENCH_TASK_IMAGE={}", "uv", "run", alone.name]
-    command = ["xargs", f"--arg-file={images}", "-P2", "-I{}", *task]
-    with image_unbuilt() as another_image:
-        images.write_text(f"{task_image}\n{another_image}\n")
-        done = run(*command, cwd=alone.parent, TMPDIR=f"{temp}", **empty_cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    output = alone.parent / "submissions"
-    instances = {instance_id(task_image), instance_id(another_image)}
-    assert {path.name for path in output.iterdir()} == instances
-    for instance in instances:
-        assert f"SUBMISSION: submissions/{instance}/submission.tar.gz\n" in done.stdout
-        with tarfile.open(output / instance / "submission.tar.gz") as archive:
-            assert "./NOTES.md" in archive.getnames()
-    assert {path.name for path in alone.parent.iterdir()} == {alone.name, output.name}
-    assert not [path for path in temp.iterdir() if not path.name.startswith("uv-")]
+    shutil.copy(EXAMPLE, tmp_path)
+    images = [re.sub("(?=:)", f"{n}", TASK_IMAGE, count=1) for n in range(3)]
+    (tmp_path / "images.txt").write_text("\n".join(images) + "\n")
+    (tmp_path / "job").write_text(job())
+    environment = clean_environment(**slurm, **empty_cache)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    def submit() -> str:
+        command = ["sbatch", "--wait", "--array=1-3", "--output=log-%a", "job"]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        logs = "".join(path.read_text() for path in sorted(tmp_path.glob("log-*")))
+        assert done.returncode == 0, done.stdout + done.stderr + logs
+        return logs
+
+    for image in images:
+        output_of("docker", "tag", TASK_IMAGE, image)
+    try:
+        assert submit().count("EXAMPLE_COST: 0.0\n") == 3
+        assert "EXAMPLE_COST" not in submit()
+    finally:
+        output_of("docker", "image", "rm", *images)
+    for image in images:
+        folder = tmp_path / "submissions" / instance_id(image)
+        assert (folder / "submission.tar.gz").exists()
+        trajectory = json.loads((folder / f"{folder.name}.traj.json").read_text())
+        assert trajectory["info"]["exit_status"] == "Submitted"
 
 
 def test_in_the_sdks_repository_the_server_is_built_from_that_checkout(
@@ -148,7 +219,7 @@ def test_in_the_sdks_repository_the_server_is_built_from_that_checkout(
         settings |= {"LLM_BASE_URL": llm.base_url, "PROGRAMBENCH_TASK_IMAGE": image}
         done = run_in_checkout(in_checkout, **settings, **empty_cache)
     assert done.returncode == 0, done.stderr
-    assert f"\n{MARKER}\n" in done.stdout
+    assert f"\n  {MARKER}\n" in done.stdout
 
 
 def test_a_checkout_of_another_version_is_not_built_from(
