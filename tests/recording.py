@@ -1,6 +1,6 @@
 """Records, at the providers' end of the wire, the calls that the SDK and the relay make.
 
-The SDK plays in a process of its own (`SdkProcess`), since the relay changes LiteLLM's settings.
+The SDK plays in a process of its own, since the relay changes LiteLLM's settings.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 
 import litellm
 import pytest
-from provider_bodies import PIXEL
+from relay_bodies import PIXEL
 from scripted_llm import Request, Response, ScriptedLLM, openrouter_price
 
-from openhands.sdk import LLM, Conversation, ImageContent, Message, TextContent
+from openhands.sdk import LLM, ImageContent, Message, TextContent
 from openhands.sdk.llm.call_context import LLMCallContext
 from openhands.sdk.tool import Action, Observation, ToolDefinition, ToolExecutor
 from openhands.sdk.tool.builtins import FinishTool, ThinkTool
@@ -41,36 +41,16 @@ KEY = "sk-of-the-user"
 BOX_URL = "http://127.0.0.1:4999"
 ELSEWHERE = "203.0.113.7"  # what every name resolves to; an address that nobody has
 OPENHANDS = "llm-proxy.app.all-hands.dev"
-HOSTS = (
-    "api.anthropic.com",
-    "api.cerebras.ai",
-    "api.deepseek.com",
-    "api.fireworks.ai",
-    "api.minimax.io",
-    "api.mistral.ai",
-    "api.moonshot.ai",
-    "api.openai.com",
-    "api.together.ai",
-    "api.x.ai",
-    "api.z.ai",
-    "bedrock-runtime.us-east-1.amazonaws.com",
-    "dashscope.aliyuncs.com",
-    "generativelanguage.googleapis.com",
-    "inference.do-ai.run",
-    "integrate.api.nvidia.com",
-    "llm.example",
-    OPENHANDS,
-    "mine.openai.azure.com",
-    "openrouter.ai",
-)
+HOSTS = f"""
+api.anthropic.com api.deepseek.com api.minimax.io api.mistral.ai api.moonshot.ai
+api.openai.com api.x.ai api.z.ai bedrock-runtime.us-east-1.amazonaws.com
+dashscope.aliyuncs.com generativelanguage.googleapis.com inference.do-ai.run
+llm.example {OPENHANDS} localhost mine.openai.azure.com openrouter.ai
+""".split()
 # What a client's release or a connection says about itself, and no call.
-CONNECTION_HEADERS = {
-    "accept",
-    "accept-encoding",
-    "connection",
-    "content-length",
-    "user-agent",
-}
+CONNECTION_HEADERS = set(
+    "accept accept-encoding connection content-length user-agent".split()
+)
 
 
 @dataclass(frozen=True)
@@ -131,14 +111,12 @@ class Providers(ScriptedLLM):
         headers = {name.lower(): value for name, value in request.headers.items()}
         host = headers.pop("host")
         told = {name: text for name, text in headers.items() if is_told(name)}
-        self.received.append(
-            Call(request.method, host, request.path, request.body, told)
-        )
+        call = Call(request.method, host, request.path, request.body, told)
+        self.received.append(call)
         response = super()._answer(replace(request, path=path_here(host, request.path)))
         if host == OPENHANDS and self.usages:  # it tells what a call has cost
-            response.headers["x-litellm-response-cost"] = str(
-                openrouter_price(self.usages[-1])
-            )
+            cost = openrouter_price(self.usages[-1])
+            response.headers["x-litellm-response-cost"] = str(cost)
         return response
 
     @contextmanager
@@ -185,14 +163,11 @@ def make_certificate(folder: Path) -> Path:
     """Make a key and a certificate for the names of all providers."""
     file = folder / "providers.pem"
     names = ",".join(f"DNS:{host}" for host in HOSTS)
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    )
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256"
+    command += " -nodes -days 2 -subj /CN=providers"
     files = ["-keyout", str(file), "-out", str(folder / "certificate.pem")]
-    options = ["-subj", "/CN=providers", "-addext", f"subjectAltName={names}"]
-    subprocess.run(
-        [*command.split(), *files, *options], check=True, capture_output=True
-    )
+    options = [*files, "-addext", f"subjectAltName={names}"]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True)
     with file.open("a") as whole:
         whole.write((folder / "certificate.pem").read_text())
     return file
@@ -235,28 +210,25 @@ class Counted:
     limits: tuple[int | None, int | None]
 
 
-class SdkProcess:
-    """A process in which the SDK makes its calls as if there were no relay."""
+Sdk = Callable[..., Any]
 
-    def __enter__(self) -> SdkProcess:
-        self._folder = tempfile.TemporaryDirectory()
-        self._pool = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=get_context("spawn"),
-            initializer=start_sdk,
-            initargs=(self._folder.name,),
-        )
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-        self._folder.cleanup()
+@contextmanager
+def sdk_process() -> Iterator[Sdk]:
+    """Have a process in which the SDK makes its calls as if there were no relay.
 
-    def __call__[Result](
-        self, function: Callable[..., Result], *arguments: Any, **options: Any
-    ) -> Result:
-        """Call a function there, and return what it returns."""
-        return self._pool.submit(function, *arguments, **options).result()
+    Yields what calls a function there and returns what it returns.
+    """
+
+    def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return pool.submit(function, *arguments, **options).result()
+
+    spawn = get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, spawn, start_sdk, (folder,)) as pool,
+    ):
+        yield call
 
 
 def start_sdk(folder: str) -> None:
@@ -266,9 +238,8 @@ def start_sdk(folder: str) -> None:
     logging.disable(logging.CRITICAL)
     litellm.suppress_debug_info = True
     alone_providers = Providers(Path(folder)).__enter__()
-    os.environ["SSL_CERT_FILE"] = str(
-        alone_providers.certificate
-    )  # LiteLLM keeps its clients
+    # LiteLLM keeps its clients.
+    os.environ["SSL_CERT_FILE"] = str(alone_providers.certificate)
     # What a relay has set for its own calls, in an environment that is inherited here.
     os.environ.pop("EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER", None)
 
@@ -295,12 +266,27 @@ def alone(
         return alone_providers.record, counted_by(llm)
 
 
-def in_the_box(sent: dict[str, Any], port: int, play: Callable[[LLM], None]) -> Counted:
+def failed_alone(model: str, answer: Response) -> str:
+    """Return which exception the SDK raises without a relay at this answer."""
+    llm = users_llm(model)
+    alone_providers.respond = lambda _: answer
+    try:
+        with alone_providers.in_place_of_the_internet():
+            a_call_without_tools(llm)
+    except Exception as error:
+        return type(error).__name__
+    finally:
+        alone_providers.respond = None
+    return "none"
+
+
+def in_the_box(
+    sent: dict[str, Any], port: int, play: Callable[[LLM], None], retries: int = 0
+) -> Counted:
     """Let the LLM that the relay has sent into the box make calls."""
     assert sent.pop("base_url") == BOX_URL
-    llm = LLM.model_validate(
-        {**sent, "base_url": f"http://127.0.0.1:{port}", "num_retries": 0}
-    )
+    here = {"base_url": f"http://127.0.0.1:{port}", "num_retries": retries}
+    llm = LLM.model_validate(sent | here)
     try:
         play(llm)
     except Exception as error:  # LiteLLM's cannot be pickled
@@ -314,9 +300,8 @@ def without_the_policy(model: str, path: str, body: dict[str, Any]) -> Record:
     options = {"api_key": KEY, "drop_params": True, "max_retries": 0, "timeout": 5}
     with alone_providers.in_place_of_the_internet():
         alone_providers.start_over()
-        with suppress(
-            Exception
-        ):  # LiteLLM's have no base class; what counts is what was sent
+        # LiteLLM's have no base class; what counts is what was sent.
+        with suppress(Exception):
             call(**{**options, **body, "model": model})
         return alone_providers.record
 
@@ -324,14 +309,10 @@ def without_the_policy(model: str, path: str, body: dict[str, Any]) -> Record:
 def counted_by(llm: LLM) -> Counted:
     """Return what an LLM has counted, and its limits."""
     usage = llm.metrics.accumulated_token_usage
-    tokens = usage.model_dump() if usage else {}
-    return Counted(
-        cost=llm.metrics.accumulated_cost,
-        tokens={
-            name: number for name, number in tokens.items() if name.endswith("_tokens")
-        },
-        limits=(llm.effective_max_input_tokens, llm.effective_max_output_tokens),
-    )
+    counts = usage.model_dump() if usage else {}
+    tokens = {name: count for name, count in counts.items() if name.endswith("_tokens")}
+    limits = llm.effective_max_input_tokens, llm.effective_max_output_tokens
+    return Counted(llm.metrics.accumulated_cost, tokens, limits)
 
 
 class NoTerminal(ToolExecutor[Action, Observation]):
@@ -352,26 +333,18 @@ def four_calls(llm: LLM) -> None:
     agent = get_default_agent(llm=llm, cli_mode=True)
     workspace = SimpleNamespace(working_dir="/tmp")
     state: Any = SimpleNamespace(agent=agent, workspace=workspace, persistence_dir=None)
-    tools: list[ToolDefinition[Any, Any]] = [
-        *TerminalTool.create(state, executor=NoTerminal())
-    ]
+    tools = list[ToolDefinition[Any, Any]]()
+    tools += TerminalTool.create(state, executor=NoTerminal())
     for tool in (FileEditorTool, TaskTrackerTool, FinishTool, ThinkTool):
         tools += tool.create(state)
     assert {tool.name for tool in agent.tools} <= {tool.name for tool in tools}
 
-    system = [
-        TextContent(text=agent.static_system_message),
-        TextContent(text="It is Monday."),
-    ]
-    words = [TextContent(text="Rebuild the program.")]
-    picture = [
-        TextContent(text="What it looks like:"),
-        ImageContent(image_urls=[PIXEL]),
-    ]
+    system = [agent.static_system_message, "It is Monday."]
     messages = [
-        Message(role="system", content=system),
-        Message(role="user", content=words),
+        Message(role="system", content=[TextContent(text=text) for text in system]),
+        Message(role="user", content=[TextContent(text="Rebuild the program.")]),
     ]
+    picture = [TextContent(text="It looks so:"), ImageContent(image_urls=[PIXEL])]
 
     def call() -> Message:
         answer = llm.generate(
@@ -385,7 +358,7 @@ def four_calls(llm: LLM) -> None:
 
     def result_of(answer: Message, content: list[Any]) -> Message:
         assert answer.tool_calls
-        made = answer.tool_calls[0]
+        (made,) = answer.tool_calls
         return Message(
             role="tool", content=content, tool_call_id=made.id, name=made.name
         )
@@ -393,11 +366,8 @@ def four_calls(llm: LLM) -> None:
     first = call()
     messages += [first, result_of(first, [TextContent(text="a.c\nb.c")])]
     second = call()
-    messages += [
-        second,
-        result_of(second, picture),
-        Message(role="user", content=picture),
-    ]
+    messages += [second, result_of(second, picture)]
+    messages += [Message(role="user", content=picture)]
     call()
     a_call_without_tools(llm)
 
@@ -407,12 +377,3 @@ def a_call_without_tools(llm: LLM) -> None:
     content = [TextContent(text="Give it a title."), ImageContent(image_urls=[PIXEL])]
     system = Message(role="system", content=[TextContent(text="You give titles.")])
     llm.generate([system, Message(role="user", content=content)], call_context=CONTEXT)
-
-
-def a_conversation(llm: LLM, folder: Path) -> None:
-    """Let the default agent work in a folder until it finishes."""
-    agent = get_default_agent(llm=llm, cli_mode=True)
-    conversation = Conversation(agent=agent, workspace=str(folder), visualizer=None)
-    conversation.send_message("Rebuild the program.")
-    conversation.run()
-    conversation.close()

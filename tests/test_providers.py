@@ -1,26 +1,23 @@
-"""What reaches the providers: what the SDK alone would send, and nothing that an agent adds."""
+"""What reaches the providers: what the SDK alone would send, and nothing that an agent
+adds.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import httpx
 import litellm
 import pytest
 from conftest import load_example
-from provider_bodies import FILE, FUNCTION_NAMES, PIXEL, URL, attacks
+from provider_bodies import CHAT, FILE, RESPONSES, harmless, refused
 from recording import (
     HOSTS,
     KEY,
@@ -28,58 +25,67 @@ from recording import (
     Counted,
     Providers,
     Record,
-    SdkProcess,
+    Sdk,
     a_call_without_tools,
-    a_conversation,
     alone,
     bridge_to,
+    failed_alone,
     four_calls,
     in_the_box,
+    sdk_process,
     users_llm,
     without_the_policy,
 )
-from scripted_llm import Response
+from relay_bodies import PIXEL, URL, chat, items, steps
+from scripted_llm import Response, json_response
 
 from openhands.sdk import LLM
 from openhands.sdk.llm.utils.openhands_provider import litellm_call_kwargs
 from openhands.sdk.llm.utils.verified_models import VERIFIED_MODELS
 
 
-MODELS = [
-    f"{provider}/{name}"
-    for provider, names in VERIFIED_MODELS.items()
-    for name in names
-]
+example = load_example()
 
 
+@dataclass
 class Wire:
     """The SDK in its process, the providers, and a relay between them."""
 
-    def __init__(self, sdk: SdkProcess, providers: Providers, folder: Path):
-        self.sdk = sdk
-        self.providers = providers
-        self.ledger = folder / "llm_calls.jsonl"
+    sdk: Sdk
+    providers: Providers
+    ledger: Path
 
     @contextmanager
-    def relay(self, llm: LLM) -> Iterator[Any]:
+    def relay(self, llm: LLM, **options: Any) -> Iterator[Any]:
         """Serve a relay for a user's LLM."""
+        options = {"ledger": self.ledger, "call_limit": 10_000} | options
         with (
             self.providers.in_place_of_the_internet(),
-            example.Relay(llm, ledger=self.ledger, call_limit=10_000) as relay,
+            example.Relay(llm, **options) as relay,
         ):
             self.providers.start_over()
             yield relay
 
     def play(
-        self, relay: Any, calls: Callable[[LLM], None] = four_calls
+        self, relay: Any, calls: Callable[[LLM], None] = four_calls, retries: int = 0
     ) -> tuple[Record, Counted]:
-        """Let the box's LLM make calls; return what has arrived, and what it has counted."""
-        box = relay.llm_for_the_box.model_dump(
-            mode="json", context={"expose_secrets": True}
-        )
+        """Let the box's LLM make calls; return what arrived, and what it counted."""
+        box = relay.llm_for_the_box
+        sent = box.model_dump(mode="json", context={"expose_secrets": True})
         with bridge_to(relay.socket) as port:
-            counted = self.sdk(in_the_box, box, port, calls)
+            counted = self.sdk(in_the_box, sent, port, calls, retries)
         return self.providers.record, counted
+
+    @contextmanager
+    def agent(self, relay: Any) -> Iterator[httpx.Client]:
+        """Be the agent's shell, which sends what it likes."""
+        way = httpx.HTTPTransport(uds=str(relay.socket))
+        with httpx.Client(transport=way, base_url="http://relay", timeout=30) as agent:
+            yield agent
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the ledger's lines."""
+        return list(map(json.loads, self.ledger.read_text().splitlines()))
 
     def through_a_relay(self, llm: LLM) -> tuple[Record, Counted]:
         """Serve a relay for a user's LLM, and play the four calls through it."""
@@ -88,23 +94,11 @@ class Wire:
 
 
 @pytest.fixture(scope="module")
-def sdk() -> Iterator[SdkProcess]:
-    """Run the process in which the SDK makes its calls, alone or in the place of the box."""
-    with SdkProcess() as sdk:
-        yield sdk
-
-
-@pytest.fixture(scope="module")
-def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
-    """Stand in for whatever the relay connects to."""
-    with Providers(tmp_path_factory.mktemp("providers")) as providers:
-        yield providers
-
-
-@pytest.fixture
-def wire(sdk: SdkProcess, providers: Providers, tmp_path: Path) -> Wire:
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     """Return the parts of the way from the SDK to the providers."""
-    return Wire(sdk, providers, tmp_path)
+    folder = tmp_path_factory.mktemp("wire")
+    with sdk_process() as sdk, Providers(folder) as providers:
+        yield Wire(sdk, providers, folder / "llm_calls.jsonl")
 
 
 # ## The same calls as the SDK's own
@@ -112,27 +106,24 @@ def wire(sdk: SdkProcess, providers: Providers, tmp_path: Path) -> Wire:
 
 def differences(alone: Any, through: Any, where: str) -> Iterator[str]:
     """Tell where two values differ."""
+    lists = isinstance(alone, list) and isinstance(through, list)
     if isinstance(alone, dict) and isinstance(through, dict):
         for name in sorted({*alone, *through}):
             missing = "<missing>"
             pair = alone.get(name, missing), through.get(name, missing)
             yield from differences(*pair, f"{where}.{name}")
-    elif (
-        isinstance(alone, list)
-        and isinstance(through, list)
-        and len(alone) == len(through)
-    ):
+    elif lists and len(alone) == len(through):
         for number, pair in enumerate(zip(alone, through, strict=True)):
             yield from differences(*pair, f"{where}[{number}]")
     elif alone != through:
-        yield f"{where}: alone {str(alone)[:100]!r}, through the relay {str(through)[:100]!r}"
+        yield f"{where}: alone {str(alone)[:100]!r}, not {str(through)[:100]!r}"
 
 
 def comparable(call: Call) -> dict[str, Any]:
     """Return a call without what differs between any two runs of the SDK alone.
 
-    LiteLLM invents an id for each of Gemini's function calls. The relay's session is the run, and
-    the SDK's the conversation; either's id goes into the same three places.
+    LiteLLM invents an id for each of Gemini's function calls. The relay's session is
+    the run, and the SDK's the conversation; either's id goes into the same places.
     """
     text = re.sub(r"call_[0-9a-f]{28}\b", "call_invented", json.dumps(asdict(call)))
     fields = json.loads(text)
@@ -170,14 +161,13 @@ def is_routable(model: str) -> bool:
 def different(
     wire: Wire, model: str, environment: dict[str, str], **settings: Any
 ) -> list[str]:
-    """Tell where the calls of the SDK alone differ from the same calls through a relay."""
+    """Tell where the calls of the SDK alone differ from those through a relay."""
     expected, alone_counted = wire.sdk(alone, model, environment, **settings)
     assert len(expected.calls) == 4, model
     arrived, counted = wire.through_a_relay(users_llm(model, **settings))
     found = list(differences(alone_counted.limits, counted.limits, f"{model}, limits"))
-    for number, pair in enumerate(
-        zip(expected.calls, arrived.calls, strict=True), start=1
-    ):
+    pairs = zip(expected.calls, arrived.calls, strict=True)
+    for number, pair in enumerate(pairs, start=1):
         ours, theirs = map(comparable, pair)
         found += differences(ours, theirs, f"{model}, call {number}: ")
     assert len(sessions(arrived)) == len(sessions(expected)), model
@@ -187,7 +177,8 @@ def different(
 def test_every_verified_model_gets_the_calls_that_the_sdk_alone_makes(wire: Wire):
     found: list[str] = []
     unroutable = Counter[str]()
-    for model in MODELS:
+    providers = VERIFIED_MODELS.items()
+    for model in (f"{name}/{model}" for name, models in providers for model in models):
         if is_routable(model):
             found += different(wire, model, {})
         else:
@@ -197,34 +188,24 @@ def test_every_verified_model_gets_the_calls_that_the_sdk_alone_makes(wire: Wire
     assert unroutable == {"glm": 3, "nvidia": 5, "qwen": 10}
 
 
-# Left out: Vertex AI, for which the SDK wants packages that it does not require. Models with manual
-# thinking on Bedrock: LiteLLM's async call leaves their beta header out, the SDK's own one too.
+# Left out: Vertex AI, for which the SDK wants packages that it does not require, and
+# models with manual thinking on Bedrock: LiteLLM's async call leaves their beta header
+# out, the SDK's own one too.
+AZURE = {"AZURE_API_BASE": "https://mine.openai.azure.com", "AZURE_API_KEY": KEY}
 OTHERS = {
-    "azure/gpt-4o": {
-        "AZURE_API_BASE": "https://mine.openai.azure.com",
-        "AZURE_API_KEY": KEY,
-    },
-    "azure/gpt-5.6": {
-        "AZURE_API_BASE": "https://mine.openai.azure.com",
-        "AZURE_API_KEY": KEY,
-    },
+    "azure/gpt-4o": AZURE,
+    "azure/gpt-5.6": AZURE,
     "bedrock/anthropic.claude-opus-5": {
         "AWS_ACCESS_KEY_ID": "AKIAOFTHEUSER",
         "AWS_SECRET_ACCESS_KEY": KEY,
         "AWS_REGION_NAME": "us-east-1",
     },
-    "cerebras/gpt-oss-120b": {"CEREBRAS_API_KEY": KEY},
     "dashscope/qwen3-coder-plus": {"DASHSCOPE_API_KEY": KEY},
-    "fireworks_ai/accounts/fireworks/models/glm-4p6": {"FIREWORKS_API_KEY": KEY},
-    "nvidia_nim/nvidia/nemotron-3-super": {"NVIDIA_NIM_API_KEY": KEY},
-    "together_ai/deepseek-ai/DeepSeek-V3.1": {"TOGETHERAI_API_KEY": KEY},
     "xai/grok-4": {"XAI_API_KEY": KEY},
     "zai/glm-4.6": {"ZAI_API_KEY": KEY},
     "anthropic/claude-opus-5-5": {"ANTHROPIC_API_KEY": KEY},
     "gemini/gemini-3.8-flash": {"GEMINI_API_KEY": KEY},
 }
-
-
 UNTOLD = {"bedrock", "zai"}  # LiteLLM does not say what these lack
 
 
@@ -243,59 +224,29 @@ def test_credentials_are_found_where_the_providers_own_client_looks(
     assert different(wire, model, OTHERS[model], api_key=None) == []
 
 
+OWN = "https://llm.example"
+GOOGLE = "https://generativelanguage.googleapis.com"
+GEMINI = "/v1beta/models/gemini-3.8-flash:generateContent"
+# A model, a host, the path of the call, and what is written; {} is that path.
+SPELLINGS = [
+    ("openai/gpt-4o", OWN, "/v1/chat/completions", " / /v1 /v1/ {}"),
+    ("openai/gpt-6.1-sol", OWN, "/v1/responses", " /v1 {}"),
+    ("anthropic/claude-opus-5-5", OWN, "/v1/messages", " / /v1 /v1/ {}"),
+    ("mistral/devstral-2512", OWN, "/v1/chat/completions", " /v1 {}"),
+    ("litellm_proxy/claude-opus-5-5", OWN, "/chat/completions", " / {}"),
+    ("litellm_proxy/gpt-6.1-sol", OWN, "/v1/responses", "/v1 {}"),
+    ("moonshot/kimi-k3", "https://api.moonshot.ai", "/v1/chat/completions", " /v1 {}"),
+    (
+        "openrouter/anthropic/claude-opus-5",
+        "https://openrouter.ai",
+        "/api/v1/chat/completions",
+        " /api /api/v1 {}",
+    ),
+    ("gemini/gemini-3.8-flash", GOOGLE, GEMINI, " /v1beta /v1beta/models {}"),
+]
 BASE_URLS = [
     pytest.param(model, f"{host}{written}", path, id=f"{model} {written}")
-    for model, host, path, spellings in (
-        (
-            "openai/gpt-4o",
-            "https://llm.example",
-            "/v1/chat/completions",
-            " / /v1 /v1/ {}",
-        ),
-        ("openai/gpt-6.1-sol", "https://llm.example", "/v1/responses", " /v1 /v1/ {}"),
-        (
-            "anthropic/claude-opus-5-5",
-            "https://llm.example",
-            "/v1/messages",
-            " / /v1 /v1/ {}",
-        ),
-        (
-            "mistral/devstral-2512",
-            "https://llm.example",
-            "/v1/chat/completions",
-            " /v1 {}",
-        ),
-        (
-            "litellm_proxy/claude-opus-5-5",
-            "https://llm.example",
-            "/chat/completions",
-            " / {}",
-        ),
-        (
-            "litellm_proxy/gpt-6.1-sol",
-            "https://llm.example",
-            "/v1/responses",
-            "/v1 /v1/ {}",
-        ),
-        (
-            "moonshot/kimi-k3",
-            "https://api.moonshot.ai",
-            "/v1/chat/completions",
-            " /v1 {}",
-        ),
-        (
-            "openrouter/anthropic/claude-opus-5",
-            "https://openrouter.ai",
-            "/api/v1/chat/completions",
-            " /api /api/v1 /api/v1/ {}",
-        ),
-        (
-            "gemini/gemini-3.8-flash",
-            "https://generativelanguage.googleapis.com",
-            "/v1beta/models/gemini-3.8-flash:generateContent",
-            " /v1beta /v1beta/ /v1beta/models {}",
-        ),
-    )
+    for model, host, path, spellings in SPELLINGS
     for written in spellings.format(path).split(" ")
 ]
 
@@ -305,48 +256,33 @@ def test_base_urls_work_as_people_write_them(
     wire: Wire, model: str, base_url: str, path: str
 ):
     llm = users_llm(model, base_url=base_url)
-    told = provider_problem(llm)
-    if told:
-        assert "LLM_BASE_URL" in told
-        return
-    arrived, _ = wire.through_a_relay(llm)
-    assert [call.path for call in arrived.calls] == [path] * 4
-    assert {call.host for call in arrived.calls} == {httpx.URL(base_url).host}
-    if (
-        "claude-opus-5-5" in model
-    ):  # the SDK's cap for base URLs does not reach the provider
-        limits = {"max_tokens", "max_completion_tokens"} & arrived.calls[0].body.keys()
-        assert [arrived.calls[0].body[name] for name in limits] == [128_000]
+    assert provider_problem(llm) is None
+    with wire.relay(llm) as relay:
+        (call,) = wire.play(relay, a_call_without_tools)[0].calls
+    assert (call.host, call.path) == (httpx.URL(base_url).host, path)
+    if "claude-opus-5-5" in model:
+        # The SDK's cap for base URLs does not reach the provider.
+        limits = {"max_tokens", "max_completion_tokens"} & call.body.keys()
+        assert [call.body[name] for name in limits] == [128_000]
 
 
 # LiteLLM knows no price of these, and so neither do the SDK and the relay.
 UNPRICED = {"mistral/devstral-2512", "openrouter/openai/gpt-6.1-sol"}
-PROBLEMS = {
-    "an unknown provider": ({"model": "glm/glm-5.3"}, "LLM_MODEL=glm/glm-5.3"),
-    "no provider": ({"model": "a-model-of-nobody"}, "LLM_MODEL=a-model-of-nobody"),
-    "no key": ({"model": "mistral/devstral-2512", "api_key": None}, "set LLM_API_KEY"),
-    "no scheme": (
-        {"model": "openai/gpt-4o", "base_url": "llm.example/v1"},
-        "LLM_BASE_URL",
-    ),
-    "no host": ({"model": "openai/gpt-4o", "base_url": "https:///v1"}, "LLM_BASE_URL"),
-    "a wrong port": (
-        {"model": "openai/gpt-4o", "base_url": "http://a:b/v1"},
-        "LLM_BASE_URL",
-    ),
-    "a query": (
-        {"model": "openai/gpt-4o", "base_url": "https://a/v1?x=1"},
-        "LLM_BASE_URL",
-    ),
-}
+NO_URLS = ["llm.example/v1", "https:///v1", "http://a:b/v1", "https://a/v1?x=1"]
+PROBLEMS: list[tuple[dict[str, Any], str]] = [
+    ({"model": "glm/glm-5.3"}, "LLM_MODEL=glm/glm-5.3"),
+    ({"model": "a-model-of-nobody"}, "LLM_MODEL=a-model-of-nobody"),
+    ({"model": "mistral/devstral-2512", "api_key": None}, "set LLM_API_KEY"),
+    *(({"model": "openai/gpt-4o", "base_url": url}, "LLM_BASE_URL") for url in NO_URLS),
+]
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_what_cannot_work_is_told(monkeypatch: pytest.MonkeyPatch, problem: str):
+@pytest.mark.parametrize(("settings", "words"), PROBLEMS)
+def test_what_cannot_work_is_told(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
+):
     monkeypatch.delenv("MISTRAL_API_KEY", raising=False)
-    settings, words = PROBLEMS[problem]
-    told = provider_problem(users_llm(**settings))
-    assert told
+    told = provider_problem(users_llm(**settings)) or ""
     assert words in told
     assert KEY not in told
 
@@ -354,9 +290,8 @@ def test_what_cannot_work_is_told(monkeypatch: pytest.MonkeyPatch, problem: str)
 @pytest.mark.parametrize("model", sorted(UNPRICED))
 def test_a_cost_limit_without_a_price_is_told(model: str):
     assert provider_problem(users_llm(model)) is None
-    assert "LLM_COST_LIMIT" in (
-        provider_problem(users_llm(model), cost_limit=1.0) or ""
-    )
+    told = provider_problem(users_llm(model), cost_limit=1.0)
+    assert "LLM_COST_LIMIT" in (told or "")
     prices = {"input_cost_per_token": 1e-6, "output_cost_per_token": 4e-6}
     priced = users_llm(model, **prices, max_output_tokens=32_000)
     assert provider_problem(priced, cost_limit=1.0) is None
@@ -388,13 +323,8 @@ def test_limits_pictures_caches_and_thinking_arrive_as_written_here(wire: Wire):
     assert json.dumps(sol.body["input"]).count(picture) == 2
     assert sol.body["store"] is False
 
-    _, argon = third_call("gemini/gemini-4-argon")
-    assert argon.body["generationConfig"]["max_output_tokens"] == 524_288
-    assert json.dumps(argon.body["contents"]).count(picture) == 2
-    assert json.dumps(argon.body["contents"]).count("thoughtSignature") == 2
 
-
-# ## Cost, and whole conversations
+# ## Cost
 
 # One model of each style, and where its calls arrive.
 STYLES = {
@@ -413,14 +343,12 @@ def test_cost_and_tokens_are_the_sdks_own(wire: Wire, model: str):
     _, expected = wire.sdk(alone, model, {})
     with wire.relay(users_llm(model)) as relay:
         arrived, counted = wire.play(relay)
-        lines = list(map(json.loads, wire.ledger.read_text().splitlines()))
+        lines = wire.lines()
     assert [call.path for call in arrived.calls] == [STYLES[model]] * 4
     assert expected.cost > 0 or model in UNPRICED
-    assert counted.cost == pytest.approx(expected.cost, abs=1e-12)
-    assert relay.cost == pytest.approx(expected.cost, abs=1e-12)
-    assert sum(line["cost"] for line in lines) == pytest.approx(
-        expected.cost, abs=1e-12
-    )
+    noted = sum(line["cost"] for line in lines)
+    for cost in (counted.cost, relay.cost, noted):
+        assert cost == pytest.approx(expected.cost, abs=1e-12)
     assert expected.tokens["cache_read_tokens"] == 4 * 500
     assert counted.tokens == expected.tokens
     names = ("prompt_tokens", "cache_read_tokens", "completion_tokens")
@@ -429,39 +357,23 @@ def test_cost_and_tokens_are_the_sdks_own(wire: Wire, model: str):
     assert (relay.calls, len(lines)) == (4, 4)
 
 
-@pytest.mark.parametrize(
-    "model", ["gemini/gemini-3.8-flash", "openrouter/anthropic/claude-opus-5"]
-)
-def test_a_conversation_runs_to_its_end(wire: Wire, tmp_path: Path, model: str):
-    folder = tmp_path / "workspace"
-    folder.mkdir()
-    with wire.relay(users_llm(model)) as relay:
-        wire.providers.script = [
-            ("terminal", {"command": "echo 'int main(void) { return 0; }' > main.c"}),
-            ("file_editor", {"command": "view", "path": f"{folder}/main.c"}),
-            ("finish", {"message": "It is built."}),
-        ]
-        arrived, counted = wire.play(relay, partial(a_conversation, folder=folder))
-    assert (folder / "main.c").read_text() == "int main(void) { return 0; }\n"
-    assert [call.path for call in arrived.calls] == [STYLES[model]] * 3
-    assert "int main(void)" in json.dumps(arrived.calls[2].body)
-    assert (relay.calls, relay.refused) == (3, 0)
-    assert relay.cost > 0
-    assert relay.cost == pytest.approx(counted.cost)
+def test_a_rehearsal_needs_no_provider_and_costs_nothing(wire: Wire):
+    llm = users_llm("openai/rehearsal", api_key=None)
+    with wire.relay(llm, rehearsal=True) as relay, wire.agent(relay) as agent:
+        names: list[str] = []
+        for step in range(5):
+            body = chat(*steps(step))
+            answer = agent.post(CHAT, json=body).json()["choices"][0]["message"]
+            (call,) = answer["tool_calls"]
+            names.append(call["function"]["name"])
+        assert names == ["terminal", "terminal", "terminal", "finish", "finish"]
+        assert (relay.cost, relay.calls) == (0.0, 5)
+        assert wire.providers.record == Record(set(), [])
 
 
-@pytest.mark.parametrize("model", STYLES)
-def test_a_provider_that_fails_is_asked_once(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch, model: str
-):
-    monkeypatch.setattr(wire.providers, "respond", lambda _: Response(503, {}, b"{}"))
-    with wire.relay(users_llm(model)) as relay, pytest.raises(RuntimeError):
-        wire.play(relay, a_call_without_tools)
-    assert relay.calls == len(wire.providers.record.calls) == 1
+# ## What goes wrong
 
-
-# ## Attacks
-
+# One model of each of LiteLLM's ways to speak to a provider.
 ATTACKED = (
     "anthropic/claude-opus-5-5",
     "openai/gpt-6.1-sol",
@@ -469,31 +381,93 @@ ATTACKED = (
     "gemini/gemini-3.8-flash",
     "openrouter/anthropic/claude-opus-5",
 )
+ERRORS: dict[str, tuple[int, Any]] = {
+    "rate limit": (429, {"type": "rate_limit_error", "message": "slow down"}),
+    "quota": (429, {"code": "insufficient_quota", "message": "insufficient_quota"}),
+    "key": (401, {"type": "authentication_error", "message": "invalid x-api-key"}),
+    "context": (400, {"message": "prompt is too long: 210000 tokens > 200000 maximum"}),
+    "history": (400, {"message": "`tool_use` ids were found without `tool_result`"}),
+    "no model": (404, {"message": "no such model"}),
+    "down": (503, {"message": "overloaded"}),
+    "bad": (400, {"message": "x" * 100_000}),
+}
+
+
+def answers(response: Response) -> Callable[[object], Response]:
+    """Return what gives the same answer to every call."""
+    return lambda _: response
+
+
+@pytest.mark.parametrize("model", ATTACKED)
+def test_errors_reach_the_sdk_as_they_are(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, model: str
+):
+    with wire.relay(users_llm(model)) as relay:
+        for status, error in ERRORS.values():
+            answer = json_response({"type": "error", "error": error}, status)
+            expected = wire.sdk(failed_alone, model, answer)
+            assert expected != "none"
+            monkeypatch.setattr(wire.providers, "respond", answers(answer))
+            with pytest.raises(RuntimeError, match=f"^{expected}: "):
+                wire.play(relay, a_call_without_tools)
+
+
+@pytest.mark.parametrize("model", STYLES)
+def test_a_provider_that_fails_or_redirects_is_asked_once_and_no_other_host(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, model: str
+):
+    llm = users_llm(model)
+    with wire.relay(llm) as relay, wire.agent(relay) as agent:
+        path, body = CHAT, chat()
+        if llm.uses_responses_api():
+            path, body = RESPONSES, items()
+        for status in (503, 301, 302, 303, 307, 308):
+            answer = Response(status, {"Location": URL}, b"{}")
+            monkeypatch.setattr(wire.providers, "respond", answers(answer))
+            wire.providers.start_over()
+            told = agent.post(path, json=body)
+            assert told.status_code >= 500
+            assert ("the provider redirects" in told.text) == (status != 503)
+            (call,) = wire.providers.record.received
+            assert wire.providers.record.names <= {call.host}
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [({"call_limit": 0}, "0 calls have"), ({"cost_limit": 0.1}, "could cost")],
+)
+def test_what_is_over_a_limit_is_told_to_the_sdk_which_does_not_try_again(
+    wire: Wire, limit: dict[str, Any], words: str
+):
+    with wire.relay(users_llm("anthropic/claude-opus-5-5"), **limit) as relay:
+        with pytest.raises(RuntimeError, match=f"(?s)^APIError: .*{words}"):
+            wire.play(relay, a_call_without_tools, retries=5)
+        assert (relay.refused, relay.calls) == (1, 0)
+        assert wire.providers.record.received == []
+
+
+# ## Attacks
+
 ATTACKERS_HEADERS = {
-    "anthropic-beta": "web-fetch-2025-09-10,mcp-client-2025-04-04",
+    "anthropic-beta": "web-fetch-2025-09-10,attacker",
     "api-key": "sk-attacker",
     "authorization": "Bearer sk-attacker",
+    "content-type": "application/x-www-form-urlencoded; x=attacker",
+    "cookie": "session=attacker",
+    "helicone-target-url": URL,
     "host": "attacker.example",
-    "http-referer": URL,
     "openai-organization": "attacker",
     "x-api-key": "sk-attacker",
+    "x-forwarded-host": "attacker.example",
     "x-goog-api-key": "sk-attacker",
     "x-litellm-api-base": URL,
     "x-litellm-session-id": "attacker",
-    "x-title": "attacker",
 }
 # Where text stands that a provider hands to its model and to nothing else.
-TEXT = {
-    "arguments",
-    "args",
-    "content",
-    "description",
-    "input",
-    "instructions",
-    "output",
-    "text",
-}
-TEXT |= {"reasoning_content", "thinking", "command"}
+TEXT = set(
+    "arguments args command content description input instructions output "
+    "reasoning_content text thinking".split()
+)
 # Parts of a call that only the agent's own tools read.
 FREE = {"args", "input_schema", "parameters", "parametersJsonSchema", "response"}
 
@@ -506,12 +480,9 @@ def shape(value: Any, where: str = "") -> set[str]:
             found |= shape(item, where)
     elif isinstance(value, dict):
         for name, below in value.items():
-            found.add(
-                f"{where}.{name}={below}"
-                if name in ("type", "role")
-                else f"{where}.{name}"
-            )
-            found |= set() if is_free(name, below) else shape(below, f"{where}.{name}")
+            here = f"{where}.{name}"
+            found.add(f"{here}={below}" if name in ("type", "role") else here)
+            found |= set() if is_free(name, below) else shape(below, here)
     return found
 
 
@@ -524,20 +495,13 @@ def addresses(value: Any, name: str = "") -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from addresses(item, name)
-    elif (
-        isinstance(value, str)
-        and name not in TEXT
-        and ("attacker" in value or FILE in value)
-    ):
+    elif isinstance(value, str) and name not in TEXT and "attacker" in value:
         yield f"{name}: {value[:80]}"
 
 
 def is_free(name: str, value: Any) -> bool:
     """Return whether only the agent's own tools read what stands here."""
     return name in FREE or (name == "input" and isinstance(value, dict))
-
-
-example = load_example()
 
 
 def provider_problem(llm: LLM, cost_limit: float | None = None) -> str | None:
@@ -560,11 +524,11 @@ class Usual:
 
 
 @pytest.fixture(scope="module")
-def usual(sdk: SdkProcess) -> dict[str, Usual]:
+def usual(wire: Wire) -> dict[str, Usual]:
     """Return what is usual for each attacked model."""
     found: dict[str, Usual] = {}
     for model in ATTACKED:
-        calls = sdk(alone, model, {})[0].calls
+        calls = wire.sdk(alone, model, {})[0].calls
         found[model] = Usual(
             targets={target(call) for call in calls},
             models={call.body.get("model") for call in calls},
@@ -585,26 +549,29 @@ def harm(record: Record, usual: Usual) -> list[str]:
     found = [f"looks up {name}" for name in record.names - hosts]
     found += [f"{len(record.received)} calls"] * (len(record.received) > 1)
     for call in record.received:
-        found += [" ".join(target) for target in {target(call)} - usual.targets]
-        found += [
-            f"has the header {name}" for name in call.headers.keys() - usual.headers
-        ]
+        found += [" ".join(target(call))] * (target(call) not in usual.targets)
+        more = call.headers.keys() - usual.headers
+        found += [f"has the header {name}" for name in more]
         found += addresses([call.body, call.headers])
+        if not any(KEY in value for value in call.headers.values()):
+            found.append("goes without the user's key")
         if isinstance(call.body, dict):
-            found += [
-                f"asks {model}" for model in {call.body.get("model")} - usual.models
-            ]
+            models = {call.body.get("model")} - usual.models
+            found += [f"asks {model}" for model in models]
             fields = shape(call.body) - usual.fields
-            found += [
-                f"has {field}"
-                for field in sorted(fields)
-                if not CACHE_MARK.search(field)
-            ]
+            found += [f"has {name}" for name in fields if not HARMLESS.search(name)]
     return found
 
 
-# Where a provider may cut its own cache; the SDK sets it in fewer places.
-CACHE_MARK = re.compile(r"\.cache_control(\.type=ephemeral)?$")
+# Where a provider may cut its own cache, and what a model thought: the SDK's own calls
+# have less of it.
+HARMLESS = re.compile(
+    r"\.cache_control(\.type=ephemeral)?$"
+    r"|\.(reasoning_content|thinking_blocks|contents\.parts\.thought)$"
+    r"|\.thinking_blocks\.(data|signature|thinking|type=(redacted_)?thinking)$"
+    r"|\.messages\.content\.(data|type=redacted_thinking)$"
+    r"|\.input\.(status|content\.type=reasoning_text)$"
+)
 
 
 @pytest.mark.parametrize("model", ATTACKED)
@@ -617,46 +584,39 @@ def test_no_body_makes_a_provider_do_more_than_answer(
 ):
     # Nor does the host add what its user keeps for other programs.
     netrc = tmp_path / ".netrc"
-    netrc.write_text(
-        "".join(f"machine {host} login attacker password x\n" for host in HOSTS)
-    )
+    logins = [f"machine {host} login attacker password x\n" for host in HOSTS]
+    netrc.write_text("".join(logins))
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("HOME", str(tmp_path))
+    llm = users_llm(model)
+    own_path = RESPONSES if llm.uses_responses_api() else CHAT
+    let_through = harmless()
     found: list[str] = []
-    answered: set[str] = set()
-    with wire.relay(users_llm(model)) as relay:
-        transport = httpx.HTTPTransport(uds=str(relay.socket))
-        with httpx.Client(
-            transport=transport, base_url="http://relay", timeout=30
-        ) as agent:
-            for name, (path, body) in attacks().items():
-                wire.providers.start_over()
-                status = agent.post(
-                    path, json=body, headers=ATTACKERS_HEADERS
-                ).status_code
-                if status == 200:
-                    answered.add(name)
-                done = harm(wire.providers.record, usual[model])
-                found += [f"{name} ({status}): {what}" for what in done]
+    statuses: list[int] = []
+    with wire.relay(llm) as relay, wire.agent(relay) as agent:
+        for name, (path, body) in (refused() | let_through).items():
+            wire.providers.start_over()
+            answer = agent.post(path, json=body, headers=ATTACKERS_HEADERS)
+            expected = 200 if name in let_through and path == own_path else 403
+            if "cache_control" in str(body) and not llm.is_caching_prompt_active():
+                expected = 403  # for Gemini, LiteLLM would store it, which costs
+            if answer.status_code != expected:
+                found.append(f"{name}: {answer.text[:200]}")
+            statuses.append(answer.status_code)
+            done = harm(wire.providers.record, usual[model])
+            found += [f"{name} ({answer.status_code}): {what}" for what in done]
     assert not found, f"{len(found)} findings:\n" + "\n".join(found)
-    style = "responses" if users_llm(model).uses_responses_api() else "chat"
-    assert {f"{style} function named {name}" for name in FUNCTION_NAMES} <= answered
-
-
-@pytest.mark.parametrize("model", ATTACKED)
-def test_a_redirect_leads_to_no_other_host(
-    wire: Wire, usual: dict[str, Usual], monkeypatch: pytest.MonkeyPatch, model: str
-):
-    def redirect(_: object) -> Response:
-        return Response(307, {"Location": URL}, b"{}")
-
-    monkeypatch.setattr(wire.providers, "respond", redirect)
-    with wire.relay(users_llm(model)) as relay:
-        with pytest.raises(RuntimeError):
-            wire.play(relay, a_call_without_tools)
-        assert len(wire.providers.record.calls) == 1
-        assert harm(wire.providers.record, usual[model]) == []
+    # What was refused is in the ledger with its name, and with nothing that was sent.
+    lines = wire.lines()
+    assert [line["status"] for line in lines] == statuses
+    for name, line in zip(refused(), lines, strict=False):
+        told = line["refused"]
+        field = name.partition(" field ")[2][:20]
+        assert re.sub(r"[\x1b\n]", " ", field) in told, name
+        assert told.isprintable()
+        assert len(told) < 600
+        assert "attacker" not in told, name
 
 
 # Some of the same bodies in LiteLLM's hands, to show that the test above would notice.
@@ -664,38 +624,30 @@ CONTROLS = {
     "anthropic/claude-opus-5-5": {
         "chat tool web_search_20250305": "has .tools.type=web_search_20250305",
         "chat tool mcp": "has .mcp_servers.url",
-        "responses tool web_search_preview": "has .tools.type=web_search_20250305",
         "chat field api_base": "looks up attacker.example",
         "chat field api_key": "x-api-key: sk-attacker",
-        "chat field mcp_servers": "has .mcp_servers.url",
         "part 0 image_url": "has .messages.content.source.type=url",
         "answer 0 thinking_blocks": "has .messages.content.type=server_tool_use",
-        "answer 1 thinking_blocks": "has .messages.content.source.type=url",
     },
     "openai/gpt-6.1-sol": {
         "responses tool web_search": "has .tools.type=web_search",
-        "responses tool mcp": "has .tools.server_url",
         "responses field extra_body": "asks attacker/model",
         "responses field api_base": "looks up attacker.example",
-        "responses field previous_response_id": "has .previous_response_id",
         "item 0 message": f"image_url: {URL}",
-        "item 4 message": f"file_id: {FILE}",
-        "item 12 item_reference": "has .input.type=item_reference",
+        "item 5 message": f"file_id: {FILE}",
+        "item 13 item_reference": "has .input.type=item_reference",
     },
     "openai/gpt-4o": {
         "chat tool web_search": "has .tools.type=web_search",
         "chat field web_search_options": "has .web_search_options",
-        "chat field organization": "openai-organization: attacker",
         "part 0 image_url": f"url: {URL}",
     },
     "gemini/gemini-3.8-flash": {
         "chat tool googleSearch": "has .tools.googleSearch",
         "chat tool urlContext": "has .tools.url_context",
-        "chat tool codeExecution": "has .tools.code_execution",
-        "chat field cached_content": "has .cachedContent",
         "part 0 image_url": "looks up attacker.example",
-        "part 3 image_url": "has .contents.parts.file_data.file_uri",
-        "part 30 text": "GET generativelanguage.googleapis.com /v1beta/cachedContents",
+        "part 2 image_url": "has .contents.parts.file_data.file_uri",
+        "chat a long text to cache": f"GET {GOOGLE[8:]} /v1beta/cachedContents",
     },
     "openrouter/anthropic/claude-opus-5": {
         "chat tool openrouter:web_search": "has .tools.type=openrouter:web_search",
@@ -707,9 +659,8 @@ CONTROLS = {
 
 
 @pytest.mark.parametrize("model", CONTROLS)
-def test_without_the_policy_they_would(
-    sdk: SdkProcess, usual: dict[str, Usual], model: str
-):
+def test_without_the_policy_they_would(wire: Wire, usual: dict[str, Usual], model: str):
+    calls = refused() | harmless()
     for name, what in CONTROLS[model].items():
-        record = sdk(without_the_policy, model, *attacks()[name])
+        record = wire.sdk(without_the_policy, model, *calls[name])
         assert what in harm(record, usual[model]), name
