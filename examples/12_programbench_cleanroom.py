@@ -775,9 +775,10 @@ foreground() {
 stop() {
     shell=$1
     terminal=$2
+    told="[Stopped after $3 seconds.]"
     # Off the second screen of a full-screen program, with cursor and plain colours.
     printf '\033[?1049l\033[?25h\033[0m\n' >"$terminal"
-    echo "[Stopped after $3 seconds.]" >"$terminal"
+    echo "$told" >"$terminal"
     # As Ctrl-C would, the shell's own loop included.
     kill -INT -- "-$(foreground "$shell")"
     for _ in {1..30}
@@ -790,6 +791,8 @@ stop() {
     do
         group=$(foreground "$shell")
         [ "$group" != "$shell" ] || break
+        # Once more: what it wrote meanwhile may have pushed the first line out.
+        echo "$told" >"$terminal"
         kill -KILL -- "-$group"
         kill -INT "$shell"
         sleep 0.1
