@@ -2555,7 +2555,9 @@ class Results:
         self.submission: Path | None = None
         for name in ("submission.tar.gz", f"{folder.name}.traj.json"):
             fresh(folder / name)
-        self._events: IO[str] = open(fresh(folder / "trajectory.jsonl"), "w")
+        self._events: IO[str] = open(
+            fresh(folder / "trajectory.jsonl"), "w", encoding="utf-8"
+        )
 
     def note(self, event: Event) -> None:
         """Write down an event of the conversation; the SDK masks the secrets."""
@@ -2614,7 +2616,7 @@ class Results:
         self._save_submission()
         self._events.close()
         events = list(conversation.state.events)
-        with open(self.folder / "trajectory.jsonl", "w") as file:
+        with open(self.folder / "trajectory.jsonl", "w", encoding="utf-8") as file:
             file.writelines(f"{event.model_dump_json()}\n" for event in events)
         trajectory = self._trajectory(events, status)
         path = self.folder / f"{self.folder.name}.traj.json"
