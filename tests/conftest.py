@@ -437,6 +437,17 @@ def our_processes() -> set[int]:
     return found
 
 
+# What takes long comes first, so that at the end no process waits for another.
+LONG = """test_faults test_attacks test_hosts test_images test_remote test_standalone
+    test_script test_providers test_upstreams test_relay test_commands""".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first."""
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
 # The tests run in several processes, which one that runs none has started.
 BEFORE = pytest.StashKey[dict[str, set[str]]]()
 
@@ -490,9 +501,12 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
     def left() -> list[str]:
         names = [f"process {pid}" for pid in our_processes() - processes]
-        # uv keeps lock files in the temp folder, whoever calls it.
+        # uv keeps lock files in the temp folder, whoever calls it, and multiprocessing a
+        # folder of its own for as long as this process lives.
         return names + [
-            f"{path}" for path in temp.iterdir() if not path.name.startswith("uv-")
+            f"{path}"
+            for path in temp.iterdir()
+            if not path.name.startswith(("uv-", "pymp-"))
         ]
 
     yield

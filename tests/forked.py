@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -29,6 +30,7 @@ def run(environment: dict[str, str], stdout: Path, stderr: Path) -> None:
     os.environ.update(environment)
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    tempfile.tempdir = None  # the process that was forked had another
     example.STARTED = time.monotonic()
     sys.exit(example.script())
 

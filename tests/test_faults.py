@@ -513,9 +513,6 @@ FAULTS = {
     "the LLM answers 401": Fault(
         1, "Not now: 401", answer=in_turn(itertools.repeat(refuse(401)))
     ),
-    "the LLM answers 402": Fault(
-        1, "Not now: 402", answer=in_turn(itertools.repeat(refuse(402)))
-    ),
     "the agent hits its step limit": Fault(
         1,
         "iteration",

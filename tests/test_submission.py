@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shlex
@@ -209,6 +210,17 @@ def test_no_notes_keep_the_submission_from_being_saved(work: Work):
             work.do("mv NOTES.md executable")
 
 
+@contextlib.contextmanager
+def container_gone(work: Work) -> Iterator[None]:
+    """Have the engine know no such container."""
+    workspace = work.cleanroom.workspace
+    container, workspace._container_id = workspace._container_id, "0" * 64
+    try:
+        yield
+    finally:
+        workspace._container_id = container
+
+
 def results_of(work: Work) -> Any:
     """Return what saves a run's results in the folder."""
     example = load_example()
@@ -235,6 +247,12 @@ def test_the_work_is_saved_now_and_then_and_older_work_is_kept(
     assert re.search(
         r"\d LLM calls, .* tokens in, .*\$0.00, \d+ s left", capsys.readouterr().out
     )
+    # The last checkpoint is what remains if the container is gone.
+    last = work.archive.read_bytes()
+    with container_gone(work):
+        results._save_submission()
+    assert results.submission == work.archive
+    assert work.archive.read_bytes() == last
     (kept,) = (work.folder / "older").glob("*.tar.gz")
     assert kept.read_bytes() == older
     assert {path.name for path in work.folder.iterdir()} == {
@@ -251,10 +269,7 @@ def test_a_submission_that_cannot_be_had_is_told_and_spoils_no_older_one(
     older = work.archive.read_bytes()
     capfd.readouterr()
     example, workspace = load_example(), work.cleanroom.workspace
-    container, workspace._container_id = workspace._container_id, "0" * 64
-    try:
+    with container_gone(work):
         assert example.save_submission(workspace, work.folder) is None
-    finally:
-        workspace._container_id = container
     assert capfd.readouterr().err.startswith("error: ")
     assert [path.read_bytes() for path in work.folder.iterdir()] == [older]
