@@ -551,12 +551,6 @@ FAULTS = {
         within=15,
         **NOT_SAVED,
     ),
-    "Ctrl-C, and again while it saves": Fault(
-        130,
-        steps=[MUCH_TO_SAVE, BUSY],
-        strike=sends(signal.SIGINT, signal.SIGINT, group=True, after=5),
-        **ABRUPT,
-    ),
     "SIGTERM while it saves, and again": Fault(
         143,
         steps=[MUCH_TO_SAVE],

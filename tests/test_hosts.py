@@ -337,7 +337,6 @@ class Lack:
 
 NOBODY = "unshare --user --map-user=12345 --map-group=12345"
 LACKS = {
-    "a name": Lack(["12345", "/etc/passwd"], NOBODY),
     "a name and a home": Lack(
         ["12345", "/etc/passwd"],
         f"{NOBODY} env --unset=HOME --unset=XDG_CACHE_HOME",
