@@ -422,8 +422,8 @@ read_uv_image() {
   mv "$SCRATCH/uv-image" "$2"
 }
 
-# The default task's image. It is several GiB: the real one is taken only where it is here already, and a stand-in is
-# made anew whenever its sources changed.
+# The default task's image, as it is here, or pulled, which takes a while (it is several GiB), or else a stand-in, which
+# is made anew whenever its sources changed.
 ensure_task_image() {
   local sources made_of
   sources=$(cd "$ROOT/tests/task" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
@@ -433,9 +433,11 @@ ensure_task_image() {
     stand_ins+=("$TASK_IMAGE")
     [ "$made_of" != "$sources" ] || return 0
   else
+    say "pulling $TASK_IMAGE"
+    if timeout 1800 docker pull --quiet --platform linux/amd64 "$TASK_IMAGE" >/dev/null 2>&1; then return; fi
     stand_ins+=("$TASK_IMAGE")
   fi
-  step "building a stand-in for $TASK_IMAGE (missing, or its sources changed)" make_task_image "$sources"
+  step "making a stand-in for $TASK_IMAGE (cannot be pulled, or its sources changed)" make_task_image "$sources"
 }
 
 make_task_image() {
