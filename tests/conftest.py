@@ -396,6 +396,67 @@ def cleanroom(
         yield room
 
 
+# That engine's host has one socket in common with this one: no network, no process, and
+# no temp folder, lest something passes through files. With its first process everything
+# in it ends, mounts too. Its arguments are a folder for it, and the tests' temp folder.
+APART = "unshare --net --pid --uts --mount --mount-proc --fork --kill-child sh -euc"
+DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/docker
+    mount --bind "$0/run" /run; mount -t tmpfs tmpfs "$1"; unset TMPDIR; cd /
+    hostname elsewhere; ip link set lo up
+    printf '%s:100000:65536\\n' nobody nogroup >/run/ids
+    for file in /etc/subuid /etc/subgid
+    do
+        mount --bind /run/ids $file
+    done
+    exec dockerd -lwarn --config-file=/run/daemon.json"""
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
+    """Wait for what must come true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+@contextlib.contextmanager
+def another_engine(
+    settings: dict[str, Any], factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, int]]:
+    """Have another engine with these settings; yields its address and its process."""
+    apart = APART.split()
+    if subprocess.run([*apart, "command -v dockerd nsenter ip"]).returncode:
+        missing("only root can start another engine, with dockerd, nsenter and ip")
+    # The runtime is what ours needs too; no other setting of ours is its business.
+    file = Path("/etc/docker/daemon.json")
+    config = json.loads(file.read_text() if file.exists() else "{}")
+    runtimes = {name: config[name] for name in config if "runtime" in name}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        run.mkdir()
+        Path(folder, "lib").mkdir()
+        (run / "daemon.json").write_text(json.dumps(settings | runtimes))
+        command = [*apart, DAEMON, folder, f"{factory.getbasetemp()}"]
+        with subprocess.Popen(command) as process:
+            try:
+                wait_until((run / "docker.sock").exists, 60)
+                (daemon,) = psutil.Process(process.pid).children()
+                yield f"unix://{run}/docker.sock", daemon.pid
+            finally:
+                for daemon in psutil.Process(process.pid).children():
+                    daemon.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(60)
+                process.kill()
+
+
+def bring_images(url: str, *images: str) -> None:
+    """Bring images of our engine to another one."""
+    with subprocess.Popen(["docker", "save", *images], stdout=-1) as sent:
+        load = ["docker", f"--host={url}", "load", "--quiet"]
+        subprocess.run(load, stdin=sent.stdout, check=True, timeout=300)
+
+
 def engine_state() -> dict[str, set[str]]:
     """Return what the engine holds, by kind, or nothing where there is no engine."""
     commands = {

@@ -6,7 +6,6 @@ see test_settings.)
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -15,20 +14,18 @@ import shutil
 import ssl
 import subprocess
 import tarfile
-import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
-import psutil
 import pytest
 from conftest import (
     TASK_IMAGE,
     Run,
+    another_engine,
+    bring_images,
     clean_environment,
     environ,
     image_built,
@@ -460,54 +457,20 @@ def test_a_start_that_fails_is_told_with_the_last_words_of_what_failed(
 
 # ## Other engines
 
-# With its first process everything in it ends, mounts too. Its argument is a folder.
-APART = "unshare --net --pid --mount --mount-proc --fork --kill-child sh -euc".split()
-DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/docker
-    mount --bind "$0/run" /run; unset TMPDIR; cd /; ip link set lo up
-    exec dockerd -lwarn --config-file=/run/daemon.json"""
 CONTAINERD_STORE = {"features": {"containerd-snapshotter": True}}
-
-
-@contextlib.contextmanager
-def another_engine(folder: Path, settings: dict[str, Any]) -> Iterator[str]:
-    """Have another engine with these settings; yields its address."""
-    if subprocess.run([*APART, "command -v dockerd ip"]).returncode:
-        missing("only root can start another engine, with dockerd and ip")
-    file = Path("/etc/docker/daemon.json")
-    ours = json.loads(file.read_text()) if file.exists() else {}
-    # The runtime that ours needs is what this one needs too.
-    runtimes = {name: ours[name] for name in ours if "runtime" in name}
-    for name in ("lib", "run"):
-        (folder / name).mkdir()
-    write(folder / "run" / "daemon.json", json.dumps(settings | runtimes))
-    socket = folder / "run" / "docker.sock"
-    with subprocess.Popen([*APART, DAEMON, f"{folder}"]) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not socket.exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            yield f"unix://{socket}"
-        finally:
-            for daemon in psutil.Process(process.pid).children():
-                daemon.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-            process.kill()
 
 
 class Elsewhere(Run):
     """A run with another engine, which a Docker context names."""
 
-    def play(self, settings: dict[str, Any], sealed: str, folder: Path) -> Elsewhere:
-        """Run it to its end."""
+    def play(self, address: str, sealed: str, config: Path) -> None:
+        """Run it to its end; `config` is the folder of a Docker client of its own."""
         steps: list[Step] = [
             ("terminal", {"command": "echo mine >/workspace/mine.txt"}),
         ]
-        config = folder / "client"
         config.mkdir()
         write(config / "config.json", json.dumps(CLIENT_PROXIES))
-        with another_engine(folder, settings) as address, ScriptedLLM(steps) as llm:
+        with ScriptedLLM(steps) as llm:
             with environ(**os.environ | {"DOCKER_CONFIG": f"{config}"}):
                 image = self.bring(address, sealed)
             self.done = self(
@@ -517,19 +480,15 @@ class Elsewhere(Run):
                 LLM_API_KEY="sk-x",
                 LLM_BASE_URL=llm.base_url,
             )
-        return self
 
     def bring(self, address: str, sealed: str) -> str:
         """Make that engine the default, and bring the images there.
 
         Returns the task image's name there, with its digest where the store has one.
         """
-        save = ["docker", "--context=default", "save", TASK_IMAGE, sealed]
+        bring_images(address, TASK_IMAGE, sealed)
         output_of("docker", "context", "create", "there", f"--docker=host={address}")
         output_of("docker", "context", "use", "there")
-        with subprocess.Popen(save, stdout=subprocess.PIPE) as sent:
-            load = ["docker", "load", "--quiet"]
-            subprocess.run(load, stdin=sent.stdout, check=True, timeout=300)
         # Each kind of store has its own id of the task image, from which the tag is.
         output_of("docker", "tag", sealed, sealed_tag(TASK_IMAGE))
         fields = "--format={{range .RepoDigests}}{{.}}{{end}}"
@@ -539,10 +498,10 @@ class Elsewhere(Run):
 
 
 def test_a_run_works_with_containerds_store_of_an_engine_that_a_context_names(
-    sealed_image: str, tmp_path: Path
+    sealed_image: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ):
     run = Elsewhere(tmp_path)
-    with tempfile.TemporaryDirectory() as folder:
-        run.play(CONTAINERD_STORE, sealed_image, Path(folder))
+    with another_engine(CONTAINERD_STORE, tmp_path_factory) as (address, _):
+        run.play(address, sealed_image, tmp_path / "client")
     assert run.done.returncode == 0, run.done.stdout + run.done.stderr
     assert "./mine.txt" in submission(run)

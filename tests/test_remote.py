@@ -5,31 +5,28 @@ It also gives containers user ids of its own (userns-remap).
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import (
     TASK_IMAGE,
     Cleanroom,
     Run,
+    another_engine,
+    bring_images,
     clean_environment,
     environ,
-    missing,
     output_of,
     plain_workspace,
+    wait_until,
 )
 from scripted_llm import Request, ScriptedLLM, Step
 
@@ -39,28 +36,7 @@ WORK: Step = (
     "terminal",
     {"command": f"cd /workspace; mv executable moved; echo {NOTES} >NOTES.md"},
 )
-# That engine's host has one socket in common with this one: no network, no process, and
-# no temp folder, lest something passes through files. With its first process everything
-# in it ends, mounts too. Its arguments are a folder for it, and the tests' temp folder.
-APART = "unshare --net --pid --uts --mount --mount-proc --fork --kill-child sh -euc"
-DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/docker
-    mount --bind "$0/run" /run; mount -t tmpfs tmpfs "$1"; unset TMPDIR; cd /
-    hostname elsewhere; ip link set lo up
-    printf '%s:100000:65536\\n' nobody nogroup >/run/ids
-    for file in /etc/subuid /etc/subgid
-    do
-        mount --bind /run/ids $file
-    done
-    exec dockerd -lwarn --config-file=/run/daemon.json"""
 KNOCK = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)"
-
-
-def wait_until(true: Callable[[], bool], seconds: float) -> None:
-    """Wait for what must come true."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
 
 
 @dataclass
@@ -97,37 +73,13 @@ def elsewhere(
     cleanroom: Cleanroom, plain_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Elsewhere]:
     """An engine that has the task's image, and the two that are made from it."""
-    apart = APART.split()
-    if subprocess.run([*apart, "command -v dockerd nsenter ip"]).returncode:
-        missing("only root can start another engine, with dockerd, nsenter and ip")
-    # The runtime is what ours needs too; no other setting of ours is its business.
-    file = Path("/etc/docker/daemon.json")
-    config = json.loads(file.read_text() if file.exists() else "{}")
-    runtimes = {name: config[name] for name in config if "runtime" in name}
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder, "run")
-        run.mkdir()
-        Path(folder, "lib").mkdir()
-        settings = {"userns-remap": "nobody:nogroup"} | runtimes
-        (run / "daemon.json").write_text(json.dumps(settings))
-        command = [*apart, DAEMON, folder, f"{tmp_path_factory.getbasetemp()}"]
-        with subprocess.Popen(command) as process:
-            try:
-                wait_until((run / "docker.sock").exists, 60)
-                (daemon,) = psutil.Process(process.pid).children()
-                engine = Elsewhere(f"unix://{run}/docker.sock", daemon.pid)
-                images = [TASK_IMAGE, cleanroom.workspace.get_image(), plain_image]
-                with subprocess.Popen(["docker", "save", *images], stdout=-1) as sent:
-                    load = ["docker", f"--host={engine.url}", "load", "--quiet"]
-                    subprocess.run(load, stdin=sent.stdout, check=True, timeout=300)
-                yield engine
-                assert not engine.leftovers()
-            finally:
-                for daemon in psutil.Process(process.pid).children():
-                    daemon.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(60)
-                process.kill()
+    settings = {"userns-remap": "nobody:nogroup"}
+    with another_engine(settings, tmp_path_factory) as (url, pid):
+        engine = Elsewhere(url, pid)
+        sealed = cleanroom.workspace.get_image()
+        bring_images(url, TASK_IMAGE, sealed, plain_image)
+        yield engine
+        assert not engine.leftovers()
 
 
 def run_there(
