@@ -136,7 +136,7 @@ def task_image(docker: None) -> str:
         ["docker", "image", "inspect", TASK_IMAGE], capture_output=True
     ).returncode:
         missing(
-            f"there is no image {TASK_IMAGE}; `bash tests/ground.sh` makes a small one"
+            f"there is no image {TASK_IMAGE}; tests/offline/stand-ins.sh makes a small one"
         )
     return TASK_IMAGE
 
