@@ -8,22 +8,35 @@ import sys
 import tempfile
 import time
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, load_example
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def prepare() -> None:
+    """Start the process that imports the script, and from which others are forked."""
+    CONTEXT.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        # Where it finds this module; what it does not find, it leaves out in silence.
+        patch.setenv("PYTHONPATH", f"{Path(__file__).parent}")
+        ensure_running()
 
 
 def start(environment: dict[str, str], stdout: Path, stderr: Path) -> ForkServerProcess:
     """Start the script with these variables and no others; returns its process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=run, args=[environment, stdout, stderr])
+    process = CONTEXT.Process(target=run, args=[environment, stdout, stderr])
     process.start()
     return process
 
 
 def run(environment: dict[str, str], stdout: Path, stderr: Path) -> None:
     """Be the script."""
+    assert os.getpid() != IMPORTED_IN
     os.setsid()
     os.chdir(ROOT)
     os.environ.clear()
@@ -35,4 +48,5 @@ def run(environment: dict[str, str], stdout: Path, stderr: Path) -> None:
     sys.exit(example.script())
 
 
+IMPORTED_IN = os.getpid()
 example = load_example()

@@ -351,6 +351,11 @@ KILL_SERVER = TO_THE_SERVER.format("sleep 99 >$p/fd/1 & kill -KILL ${p#/*/}")
 MANY_FILES, SPARSE = 50_000, 2 << 30
 HOARD = f"""cd /workspace && truncate -s {SPARSE} sparse && mkdir many &&
     python3 -c 'for n in range({MANY_FILES}): open(f"many/{{n}}", "w")'"""
+# A thousand of each, held open, and all of the memory that processes may share.
+HOLD = """cat /dev/zero >/dev/shm/fill; python3 -c '
+import socket, time
+held = [(socket.socketpair(), open("/dev/null")) for _ in range(1000)]
+time.sleep(600)' & sleep 2; jobs"""
 # Saving it takes long: there is something to leave at once.
 MUCH_TO_SAVE = shell(f"truncate -s {10 * SPARSE} /workspace/sparse")
 # By a process that is small itself.
@@ -503,7 +508,7 @@ FAULTS = {
     ),
     "the engine restarts, the LLM fails twice, and the agent hoards": Fault(
         0,
-        steps=[shell("true"), shell(HOARD)],
+        steps=[shell("true"), shell(HOLD), shell(HOARD)],
         around=own_way_to_the_engine,
         at=("docker", "exec"),
         strike=to_the_engine(Engine.restart),
@@ -642,6 +647,7 @@ def plays(
         for item in request.session.items
         if item.path == request.path
     }
+    forked.prepare()
     starting = threading.Semaphore(1)
 
     def run(play: Play) -> Play:

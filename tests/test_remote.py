@@ -18,19 +18,21 @@ from pathlib import Path
 import pytest
 from conftest import (
     TASK_IMAGE,
-    Cleanroom,
     Run,
     another_engine,
     bring_images,
     clean_environment,
     environ,
+    load_example,
     output_of,
     plain_workspace,
+    sealed_tag,
     wait_until,
 )
 from scripted_llm import Request, ScriptedLLM, Step
 
 
+example = load_example()
 NOTES = "It counts what it is given."
 WORK: Step = (
     "terminal",
@@ -70,14 +72,14 @@ class Elsewhere:
 
 @pytest.fixture(scope="module")
 def elsewhere(
-    cleanroom: Cleanroom, plain_image: str, tmp_path_factory: pytest.TempPathFactory
+    task_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Elsewhere]:
-    """An engine that has the task's image, and the two that are made from it."""
+    """An engine that has the task's image, and the sealed one."""
     settings = {"userns-remap": "nobody:nogroup"}
     with another_engine(settings, tmp_path_factory) as (url, pid):
         engine = Elsewhere(url, pid)
-        sealed = cleanroom.workspace.get_image()
-        bring_images(url, TASK_IMAGE, sealed, plain_image)
+        sealed = example.cleanroom_image(example.inspect_task_image(task_image), None)
+        bring_images(url, task_image, sealed)
         yield engine
         assert not engine.leftovers()
 
@@ -117,13 +119,23 @@ def test_a_whole_run_needs_no_port_of_its_engine(
     assert not elsewhere.leftovers()
 
 
+# Answers as the agent server would, at once.
+SERVER = """FROM {}
+WORKDIR /tmp
+RUN touch health
+ENTRYPOINT ["sh", "-c", "exec /agent-server/.venv/bin/python -m http.server 8000"]
+"""
+
+
 def test_a_port_that_is_published_elsewhere_is_refused_here(
-    elsewhere: Elsewhere, plain_image: str
+    elsewhere: Elsewhere, task_image: str, tmp_path: Path
 ):
+    (tmp_path / "Dockerfile").write_text(SERVER.format(sealed_tag(task_image)))
+    elsewhere.docker("build", "--quiet", "--tag=plain", f"{tmp_path}")
     with environ(**clean_environment(DOCKER_HOST=elsewhere.url)):
         # The SDK's own way. While the error is held, so is the workspace's container.
         with pytest.raises(RuntimeError, match="healthy in time") as _failure:
-            plain_workspace(plain_image, health_check_timeout=10)
+            plain_workspace("plain", health_check_timeout=10)
         (container,) = elsewhere.containers()
         (address,) = elsewhere.docker("port", container, "8000")
         try:
