@@ -28,12 +28,12 @@ away all the same, as the benchmark's own harness does, and lays one pipe in its
                                             +----------------------------------------+
 
 Run it with `python examples/12_programbench_cleanroom.py`. It needs Docker with buildx,
-git and OpenSSH's client. Unless an LLM_ variable is set, it is a rehearsal, at no cost.
-Its last two lines say where the submission is, and what the LLM cost in USD.
+git and OpenSSH's client. Unless LLM_MODEL, LLM_API_KEY or LLM_BASE_URL is set, it is a
+rehearsal. Its last two lines say where the submission is, and the LLM's cost in USD.
 
 Where the guarantee stops: a model may remember the original's source. Code that the
 agent loads into the running binary with LD_PRELOAD sees its memory, as in the benchmark
-itself. An agent that has the kernel spare its processes and then fills the memory can
+itself. An agent that sets its processes' oom_score_adj to 0 and fills the memory can
 end the container, and its work since the last checkpoint. The engine is trusted.
 """
 
@@ -174,13 +174,13 @@ def main() -> int:
     )
     if not rehearsal:
         check_provider(llm, settings.llm_cost_limit)
+    set_older_results_aside(folder)
     with (
         Relay(
             llm,
-            ledger=fresh(folder / "llm_calls.jsonl"),
+            ledger=folder / "llm_calls.jsonl",
             cost_limit=settings.llm_cost_limit,
-            # The SDK's retries and its condenser make calls besides the steps.
-            call_limit=3 * job.step_limit,
+            call_limit=job.call_limit,
             rehearsal=rehearsal,
         ) as relay,
         Cleanroom(
@@ -309,6 +309,11 @@ class Job(BaseModel):
     time_limit: int
     """seconds"""
 
+    @property
+    def call_limit(self) -> int:
+        """The SDK's retries and its condenser make calls besides the steps."""
+        return 3 * self.step_limit
+
 
 def job_of(settings: Settings) -> Job:
     """Return the job that is asked for by its name, or in a text of the user's own.
@@ -358,10 +363,10 @@ What a program does with a whole screen you see in a tmux of your own:
     tmux -L mine new-session -d -x 80 -y 24 ./executable
     tmux -L mine capture-pane -p
 
-There is no network. A command is stopped after {command_limit} seconds. You have
-{step_limit} steps and {time_limit} seconds. Give the terminal one statement at a time,
-or several of them in ( ... ). Where your work is built and tested, git, tmux and the
-programs of OpenSSH may be missing.
+There is no network. A command that keeps printing is stopped after {command_limit}
+seconds. You have {step_limit} steps and {time_limit} seconds. Give the terminal one
+statement at a time, or several of them in ( ... ). Where your work is built and tested,
+git, tmux and the programs of OpenSSH may be missing.
 
 You may run the reference and read the documentation. You may not decompile, trace or
 disassemble the reference, load code into it, or have your work call, contain or fetch
@@ -447,10 +452,11 @@ def has_finished(conversation: BaseConversation) -> bool:
 
 def tell_early_end(error: BaseException, workspace: "Cleanroom", relay: "Relay") -> int:
     """Say why the run ended early; returns the exit status."""
+    finish_before_stopping()
     cause = one_line(what_went_wrong(error), 200)
     if isinstance(error, Stopped):
         cause = workspace.cause_of_end() or cause
-    elif relay.last:
+    else:
         last_call = one_line(relay.last, 200)
         cause += f" Last LLM call, to {relay.provider}: {last_call}"
     print(f"\nThe run ended early: {cause}", file=sys.stderr)
@@ -601,6 +607,11 @@ USER root
 RUN --mount=from=task,target=/task <<'EOF'
 set -e
 cd /task/workspace
+if [ -L executable ]
+then
+    echo "/workspace/executable is a symbolic link, not the reference binary" >&2
+    exit 1
+fi
 [ -e executable ] || exit 0
 size=$(stat --format=%s executable)
 copies=$(find /task -xdev -type f -size "${size}c" ! -path /task/workspace/executable \
@@ -766,8 +777,8 @@ shopt -s nullglob
 
 foreground() {
     # The process group in the foreground of a shell's terminal. A process's name can
-    # hold anything: what follows its last parenthesis cannot.
-    read -r stat <"/proc/$1/stat"
+    # hold anything, the end of a line too: what follows its last parenthesis cannot.
+    stat=$(<"/proc/$1/stat")
     read -r -a fields <<<"${stat##*) }"
     echo "${fields[5]}"
 }
@@ -889,11 +900,15 @@ no_linking() {
 no_tracing() {
     # Most programs now wait for their input, or draw on what they take for a terminal.
     sleep 1 | TERM=xterm ./executable &
-    sleep 0.2
+    # Until then it is this shell's copy, which can be traced.
+    until [ "$(cat "/proc/$!/comm")" != audit ]
+    do
+        sleep 0.02
+    done
     ! cat "/proc/$!/maps"
-    traced=$?
+    no_way=$?
     kill -KILL $!
-    return $traced
+    return $no_way
 }
 
 claim "nothing is up but loopback" only_loopback_is_up
@@ -959,7 +974,7 @@ class TaskImage(BaseModel):
 def cleanroom_image(task_image: TaskImage, sdk_source: Path | None) -> str:
     """Return the tag of the sealed image, which is built if it is not there.
 
-    The tag is a digest of all that goes in: the image is never stale.
+    The tag is a digest of all that this host puts in: the image is never stale.
     """
     cleared = [f'ENV {name}=""' for name in task_image.variables if name != "PATH"]
     plain = PLAIN + "\n".join(cleared)
@@ -968,6 +983,10 @@ def cleanroom_image(task_image: TaskImage, sdk_source: Path | None) -> str:
         hint = "set OPENHANDS_SDK_SOURCE to a checkout that git can read"
         commit = run(["git", "rev-parse", "HEAD"], hint=hint, cwd=sdk)
         changes = run(["git", "diff", "HEAD"], hint=hint, cwd=sdk)
+        new_files = ["git", "ls-files", "-z", "--others", "--exclude-standard"]
+        for name in run([*new_files, "openhands-*"], cwd=sdk).split("\0")[:-1]:
+            content = run(["git", "hash-object", "--", name], hint=hint, cwd=sdk)
+            changes += f"\n{name} {content}"
         sealed = (sdk / SDK_DOCKERFILE).read_text() + SEAL
         content = "\n".join([task_image.id, commit, changes, plain, sealed])
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -1097,13 +1116,15 @@ class Cleanroom(DockerDevWorkspace):
     relay_socket: Path
     sdk_source: Path | None = None
     task_image: TaskImage | None = None
+    _limited: bool = False
     _pipe: "Companion | None" = None
     _server: "Companion | None" = None
 
     @property
     def container(self) -> str:
         """The id of the running container."""
-        return f"{self._container_id}"
+        assert self._container_id
+        return self._container_id
 
     def __enter__(self) -> Self:
         """Return the workspace, which runs already."""
@@ -1124,12 +1145,14 @@ class Cleanroom(DockerDevWorkspace):
                 super()._start_container(image, context)
         except RuntimeError as error:
             raise CleanroomError(one_line(f"{error}", 500), 1) from None
+        if not self._limited:
+            say("Warning: this engine cannot limit what the container uses.")
 
     def _wait_for_health(self, *, timeout: float) -> None:
         """Lay the pipe, start the agent server, and wait until it answers."""
         try:
             wait_for_engine(self.container, f"{self._image_name}")
-            limit_resources(self.container)
+            self._limited = limit_resources(self.container)
             # Not in TMPDIR, whose name may hold what ssh has a meaning for.
             with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
                 self._pipe = lay_pipe(
@@ -1221,8 +1244,9 @@ def wait_for_engine(container: str, image: str) -> None:
     run(command)
 
 
-def limit_resources(container: str) -> None:
-    """Give the container what the benchmark's harness gives, or what the engine has.
+def limit_resources(container: str) -> bool:
+    """Give the container what the benchmark's harness gives, or what the engine has;
+    returns whether the engine can.
 
     A fork bomb, or who hoards memory, then ends in the box, and not on this host.
     """
@@ -1232,8 +1256,7 @@ def limit_resources(container: str) -> None:
     command = ["docker", "update", f"--cpus={min(20, int(processors))}"]
     command += [f"--memory={most_memory}", f"--memory-swap={most_memory}"]
     command += ["--pids-limit=4096", container]
-    if not succeeds(command):
-        say("Warning: this engine cannot limit what the container uses.")
+    return succeeds(command)
 
 
 def what_became_of(container: str) -> str:
@@ -1326,8 +1349,6 @@ def plain_line(line: str) -> str:
 # LLM to the relay. Only who holds the stream can talk to this SSH server, which is
 # another user's than the agent, who can neither kill nor read it.
 
-# How what this host starts on the agent's side begins, before any other program.
-WITHOUT_PRIVILEGES = ["/usr/bin/env", "-i", "/usr/bin/setpriv", "--no-new-privs"]
 SSH_CONFIG = """\
 Host cleanroom
     User openhands
@@ -1373,9 +1394,16 @@ def lay_pipe(
 
 def start_agent_server(container: str, session_key: str) -> Companion:
     """Start the agent server as the benchmark's user, who can gain no privilege."""
-    command = ["docker", "exec", "--interactive", "--user=agent", container]
-    command += [*WITHOUT_PRIVILEGES, "/cleanroom/serve"]
+    command = [*as_agent(container), "/cleanroom/serve"]
     return Companion("The agent server", command, first_line=session_key)
+
+
+def as_agent(container: str) -> list[str]:
+    """Return how a command begins that this host runs as the benchmark's user: with no
+    environment, and no way to gain a privilege.
+    """
+    command = ["docker", "exec", "--interactive", "--user=agent", container]
+    return [*command, "/usr/bin/env", "-i", "/usr/bin/setpriv", "--no-new-privs"]
 
 
 # ## The limit on a command
@@ -1388,7 +1416,9 @@ def start_agent_server(container: str, session_key: str) -> Companion:
 class CommandLimit:
     """A callback of the conversation that stops a command after `seconds`.
 
-    A command for which the agent itself gave a time has that, up to `LONGEST`.
+    A command for which the agent itself gave a time has that, up to `LONGEST`. The
+    commands of one answer have their times together: the SDK runs one after the other,
+    and tells when the last one has ended.
     """
 
     LONGEST = 1800
@@ -1414,10 +1444,9 @@ class CommandLimit:
             return
         if self._timer:
             self._timer.cancel()
-        # Of several commands, the first one runs.
-        for time_for in self._time_for.values():
+        if self._time_for:
+            time_for = sum(self._time_for.values())
             self._stop_after(time_for, time_for)
-            break
 
     def _stop_after(self, seconds: float, time_for: float) -> None:
         """Stop the command that runs in so many seconds; it had `time_for` in all."""
@@ -1427,11 +1456,13 @@ class CommandLimit:
 
     def _stop(self, time_for: float) -> None:
         """Stop the command that runs, and do so again if it does not end."""
-        command = ["docker", "exec", "--user=agent", self._container]
-        command += [*WITHOUT_PRIVILEGES, "/usr/bin/timeout", "30"]
+        commands = list(self._time_for)
+        command = [*as_agent(self._container), "/usr/bin/timeout", "30"]
         succeeds([*command, "/cleanroom/stop_command", f"{time_for:.0f}"])
-        if self._time_for:
-            self._stop_after(self.GRACE, time_for)
+        if commands and commands == list(self._time_for):
+            # Of several, the next one runs now.
+            pause = self.GRACE if len(commands) == 1 else self._seconds
+            self._stop_after(pause, time_for)
 
 
 # ## The relay's policy
@@ -2366,7 +2397,7 @@ class Relay:
             self._count(entry, answer)
             return self._success(answer, entry)
         except Exception as error:  # LiteLLM's exceptions have no base of their own
-            if not went_unanswered(error):
+            if is_free(error):
                 entry["cost"] = 0.0
             return self._failure(error, entry)
         finally:
@@ -2505,10 +2536,16 @@ def causes(error: BaseException | None) -> Generator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def went_unanswered(error: Exception) -> bool:
-    """Return whether the provider got the call but did not answer: it may charge."""
-    kinds = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
-    return any(isinstance(each, kinds) for each in causes(error))
+def is_free(error: Exception) -> bool:
+    """Whether the provider charges nothing: it did not get the call, or answered with
+    an error. It may charge for an answer that LiteLLM cannot read.
+    """
+    not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+    chain = list(causes(error))
+    if any(isinstance(each, not_sent) for each in chain):
+        return True
+    response = getattr(chain[-1], "response", None)
+    return isinstance(response, httpx.Response) and not response.is_success
 
 
 def answer_of(error: Exception) -> httpx.Response | None:
@@ -2539,10 +2576,7 @@ def rehearse(call: ChatCall) -> dict[str, Any]:
 
 
 class Results:
-    """The folder of a task's results: what the agent did, and what came of it.
-
-    What an older run left there is kept in the folder `older`.
-    """
+    """The folder of a task's results: what the agent did, and what came of it."""
 
     CHECKPOINT = 600  # seconds from one saving of the work to the next
 
@@ -2553,11 +2587,7 @@ class Results:
         self.job = job
         self.began = time.monotonic()
         self.submission: Path | None = None
-        for name in ("submission.tar.gz", f"{folder.name}.traj.json"):
-            fresh(folder / name)
-        self._events: IO[str] = open(
-            fresh(folder / "trajectory.jsonl"), "w", encoding="utf-8"
-        )
+        self._events: IO[str] = open(folder / "trajectory.jsonl", "w", encoding="utf-8")
 
     def note(self, event: Event) -> None:
         """Write down an event of the conversation; the SDK masks the secrets."""
@@ -2598,7 +2628,7 @@ class Results:
 
         `status` is the script's exit status.
 
-        It goes to the temp folder if the folder takes no files. Returns None if the
+        All goes to the temp folder if the folder takes no files. Returns None if the
         engine no longer has the work, and there is no checkpoint.
         """
         finish_before_stopping()
@@ -2756,6 +2786,9 @@ def paused(container: str) -> Generator[None]:
         yield
 
 
+MAX_LINK = 1000  # bytes; nobody can follow a much longer one
+
+
 def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
     """Yield the members of /workspace that are the agent's to submit.
 
@@ -2776,25 +2809,33 @@ def submittable(files: tarfile.TarFile) -> Generator[tarfile.TarInfo]:
 
 
 def leads_out(member: tarfile.TarInfo) -> bool:
-    """Whether Python itself would not extract this member of an archive."""
-    try:
-        tarfile.data_filter(member, "/workspace")
-    except tarfile.FilterError:
-        return True
-    return False
+    """Whether a member is a device, or a link out of /workspace, or to no file at all.
 
-
-def fresh(path: Path) -> Path:
-    """Return a path where nothing is: an older run's file is kept, under its time.
-
-    It goes to a folder from which `programbench submit publish` takes nothing.
+    Python's own filter for this would look at the files of this host.
     """
-    if path.exists():
-        older = path.parent / "older"
-        older.mkdir(exist_ok=True)
-        (older / ".gitignore").write_text("*\n")
-        path.rename(older / f"{path.stat().st_mtime:.0f}-{path.name}")
-    return path
+    if member.isreg() or member.isdir():
+        return False
+    if not member.islnk() and not member.issym():
+        return True
+    folder = os.path.dirname(member.name) if member.issym() else ""
+    target = os.path.normpath(os.path.join(folder, member.linkname))
+    out = target.split("/")[0] in ("", "..")
+    return out or len(os.fsencode(member.linkname)) > MAX_LINK
+
+
+def set_older_results_aside(folder: Path) -> None:
+    """Move what an older run left to the folder `older`, under its time.
+
+    It is a folder from which `programbench submit publish` takes nothing.
+    """
+    names = ["submission.tar.gz", f"{folder.name}.traj.json"]
+    for name in (*names, "trajectory.jsonl", "llm_calls.jsonl"):
+        path = folder / name
+        if path.exists():
+            older = folder / "older"
+            older.mkdir(exist_ok=True)
+            (older / ".gitignore").write_text("*\n")
+            path.rename(older / f"{path.stat().st_mtime:.0f}-{name}")
 
 
 def print_submission(path: Path) -> None:
@@ -2841,7 +2882,10 @@ def audit(workspace: Cleanroom) -> None:
 # ## Saying and doing
 
 STARTED = time.monotonic()
-ENGINE_HINT = "start Docker, or set DOCKER_HOST to an engine that answers"
+ENGINE_HINT = (
+    "start Docker, join the group that may use it, or set DOCKER_HOST to an engine "
+    "that answers"
+)
 SSH_HINT = "install OpenSSH's client"
 INDENT = "  "  # before what the agent has to do with
 
@@ -2891,7 +2935,13 @@ def run(command: list[str], *, hint: str = "", cwd: Path | None = None) -> str:
     try:
         # In a process group of its own, so that all of it ends with this script.
         process = Popen(
-            command, stdout=PIPE, stderr=PIPE, text=True, cwd=cwd, process_group=0
+            command,
+            stdout=PIPE,
+            stderr=PIPE,
+            encoding="utf-8",
+            errors="replace",
+            cwd=cwd,
+            process_group=0,
         )
     except OSError as error:
         raise CleanroomError(f"{error}: {hint or ENGINE_HINT}.") from None
@@ -2899,7 +2949,8 @@ def run(command: list[str], *, hint: str = "", cwd: Path | None = None) -> str:
         try:
             output, words = process.communicate()
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             raise
     if process.returncode:
         raise CommandFailed(command, words or output, hint)

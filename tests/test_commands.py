@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from forty_commands import COMMANDS
 from scripted_llm import ScriptedLLM, Step
 
 
-LIMIT = 4  # seconds
+LIMIT = 3  # seconds
 DEAF = """
 import os, signal, time
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -26,6 +25,10 @@ STALLING = {
     "is the reference, which fills the screen too": "./executable",
     "waits for input": "cat",
     "draws on the whole screen": "top",
+    "edits": "vi README.md",
+    "is shown by a tmux of the agent's own": (
+        "env -u TMUX tmux -L shown new-session ./executable"
+    ),
     "hears no signal and has closed its terminal": f"python3 -c '{DEAF}'",
     "is started again and again": "while :; do ./executable -V; done",
     "has no program": "while :; do echo again; done",
@@ -52,7 +55,8 @@ def observed(
     ]
     script: list[Step] = [("terminal", {"command": each}) for each in commands]
     # The agent itself may give a command more time.
-    script[-1][1]["timeout"] = 60
+    for _, arguments in script[-4:]:
+        arguments["timeout"] = 60
     run = Run(tmp_path_factory.mktemp("commands"))
     with ScriptedLLM(script) as llm:
         done = run(
@@ -91,7 +95,6 @@ def test_forty_commands_of_an_agent_that_rebuilds_go_through_without_a_stall(
     task_image: str, run_example: Run
 ):
     script: list[Step] = [("terminal", {"command": each}) for each in COMMANDS]
-    began = time.monotonic()
     with ScriptedLLM(script) as llm:
         done = run_example(
             LLM_API_KEY="sk-a-key-of-the-tests",
@@ -100,7 +103,6 @@ def test_forty_commands_of_an_agent_that_rebuilds_go_through_without_a_stall(
             PROGRAMBENCH_INSTRUCTION="rebuild",
         )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    assert time.monotonic() - began < 150  # one stall would take 180 seconds
     (trajectory,) = run_example.output.glob("*/trajectory.jsonl")
     seen = dict(zip(COMMANDS, observations(trajectory), strict=True))
     for command, observation in seen.items():
@@ -137,7 +139,7 @@ def test_the_limits_go_with_the_instruction(name: str, steps: int, seconds: int)
         assert job.instruction == name
         return
     for word in ("env -u TERM", f"{steps} steps", "180 seconds", "disqualified"):
-        assert word in job.instruction
+        assert word in " ".join(job.instruction.split())
     settings |= {"PROGRAMBENCH_STEP_LIMIT": "7", "PROGRAMBENCH_TIME_LIMIT": "8"}
     job = example.job_of(example.Settings.model_validate(settings))
     assert (job.step_limit, job.time_limit) == (7, 8)

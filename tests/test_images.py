@@ -217,6 +217,10 @@ LEAKS: dict[str, tuple[str, list[str]]] = {
         + f"RUN chmod 0644 {COPIES[1]} && chmod 0000 {COPIES[2]}\n",
         COPIES,
     ),
+    "a link to the binary": (
+        "USER root\nRUN cd /workspace && mv executable /opt/it && ln -s /opt/it executable\n",
+        ["/workspace/executable is a symbolic link"],
+    ),
     "the binary in the history": (
         f"""USER root
 RUN git config --global --add safe.directory /workspace

@@ -442,11 +442,13 @@ def test_a_cost_limit_holds_with_many_calls_at_once(tmp_path: Path):
         assert wired.relay._reserved == pytest.approx(0)
 
 
-@pytest.mark.parametrize("how", ["no price", "no answer", "late"])
+@pytest.mark.parametrize("how", ["no price", "no answer", "nonsense", "late"])
 def test_what_a_call_may_have_cost_is_counted_under_a_limit(how: str, tmp_path: Path):
     def respond(_: Request) -> Response | None:
         if how == "no answer":
             raise ConnectionError
+        if how == "nonsense":
+            return Response(body=b"nonsense")
         if how == "late":
             time.sleep(3)
         message = {"role": "assistant", "content": "hi"}

@@ -165,6 +165,14 @@ def test_the_readme_lists_the_settings_that_there_are():
     assert {*listed} == {name.upper() for name in example.Settings.model_fields}
 
 
+def test_the_tests_that_the_readme_names_are_there():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    defined = {*re.findall(r"^def (test_\w+)", tests, re.M)}
+    named = {*re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text())}
+    assert named
+    assert named <= defined
+
+
 # Python tells a hook of these before it does them.
 IMPORT = """
 import runpy, sys, threading

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,22 +24,21 @@ from conftest import (
     TASK_IMAGE,
     clean_environment,
     clone_sdk,
-    image_unbuilt,
     instance_id,
+    load_example,
     missing,
     output_of,
+    sealed_tag,
 )
-from scripted_llm import ScriptedLLM, Step
 
 
+example = load_example()
 # What git is told where nothing shall be had from there.
 NO_GITHUB = {
     "GIT_CONFIG_COUNT": "1",
     "GIT_CONFIG_KEY_0": "url.file:///nowhere/.insteadOf",
     "GIT_CONFIG_VALUE_0": "https://github.com/",
 }
-SERVER = "openhands-agent-server/openhands/agent_server/__init__.py"
-MARKER = "the server of a developer's checkout"
 README = (ROOT / "README.md").read_text()
 # Both daemons, their state and their logs in one folder; two tasks at a time.
 CONFIGURATION = """
@@ -54,6 +52,8 @@ TaskPlugin=task/none
 ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+SchedulerType=sched/builtin
+SchedulerParameters=batch_sched_delay=0
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldLogFile={folder}/slurmctld.log
@@ -65,50 +65,12 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def run(*command: str, cwd: Path, **environment: str) -> Any:
-    """Return what becomes of a command, in a folder and with settings of its own."""
-    variables = clean_environment(**environment)
-    variables.pop("OPENHANDS_SDK_SOURCE", None)
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env=variables,
-        start_new_session=True,
-    )
-    try:
-        stdout, stderr = process.communicate(timeout=300)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise
-    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
-
-
 @pytest.fixture
 def empty_cache(tmp_path: Path) -> dict[str, str]:
     """Settings of a user's cache with no SDK; uv keeps the packages in its own."""
     (tmp_path / "cache").mkdir()
     uv = os.environ.get("UV_CACHE_DIR") or output_of("uv", "cache", "dir").strip()
     return {"XDG_CACHE_HOME": f"{tmp_path / 'cache'}", "UV_CACHE_DIR": uv}
-
-
-@pytest.fixture
-def in_checkout(docker: None, tmp_path: Path) -> Path:
-    """The script in a checkout of the SDK, where the SDK has its like."""
-    folder = clone_sdk(tmp_path / "sdk") / "examples" / "02_remote_agent_server"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copy(EXAMPLE, folder))
-
-
-def run_in_checkout(script: Path, **environment: str) -> Any:
-    """Run the script from the checkout's root, where no other source can be had."""
-    root = script.parents[2]
-    environment |= {"PROGRAMBENCH_OUTPUT_DIR": f"{root.parent / 'out'}"} | NO_GITHUB
-    path = f"{script.relative_to(root)}"
-    return run(sys.executable, path, cwd=root, **environment)
 
 
 def test_the_script_asks_uv_for_what_the_project_asks_for():
@@ -205,31 +167,36 @@ def test_a_copy_with_nothing_beside_it_does_many_tasks_under_slurm_each_once(
         assert trajectory["info"]["exit_status"] == "Submitted"
 
 
-def test_in_the_sdks_repository_the_server_is_built_from_that_checkout(
-    task_image: str, in_checkout: Path, empty_cache: dict[str, str]
-):
-    with open(in_checkout.parents[2] / SERVER, "a") as server:
-        server.write(f"\nMARKER = {MARKER!r}\n")
-    ask = "import openhands.agent_server; print(openhands.agent_server.MARKER)"
-    python = "cd / && /agent-server/.venv/bin/python"
-    command = f'{python} -c "{ask}" >/workspace/NOTES.md 2>&1'
-    script: list[Step] = [("terminal", {"command": command})]
-    with ScriptedLLM(script) as llm, image_unbuilt() as image:
-        settings = {"LLM_MODEL": "openai/x", "LLM_API_KEY": "sk-x"}
-        settings |= {"LLM_BASE_URL": llm.base_url, "PROGRAMBENCH_TASK_IMAGE": image}
-        done = run_in_checkout(in_checkout, **settings, **empty_cache)
-    assert done.returncode == 0, done.stderr
-    assert f"\n  {MARKER}\n" in done.stdout
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of the SDK that has the script, where no other source can be had."""
+    folder = clone_sdk(tmp_path / "sdk")
+    script = folder / "examples" / "02_remote_agent_server" / EXAMPLE.name
+    monkeypatch.setattr(example, "__file__", f"{script}")
+    monkeypatch.setattr(example, "CACHE", tmp_path)
+    for name, value in NO_GITHUB.items():
+        monkeypatch.setenv(name, value)
+    return folder
 
 
-def test_a_checkout_of_another_version_is_not_built_from(
-    task_image: str, in_checkout: Path, empty_cache: dict[str, str]
-):
-    project = in_checkout.parents[2] / "openhands-sdk" / "pyproject.toml"
+def test_in_the_sdks_repository_that_checkout_is_built_from(checkout: Path):
+    assert example.sdk_checkout(None) == checkout.resolve()
+
+
+def test_a_checkout_of_another_version_is_not_built_from(checkout: Path):
+    project = checkout / "openhands-sdk" / "pyproject.toml"
     other = project.read_text().replace(f'"{version("openhands-sdk")}"', '"0.0.1"')
     project.write_text(other)
-    done = run_in_checkout(in_checkout, **empty_cache)
     # It looks for the right one where it cannot be had.
-    assert done.returncode == 2, done.stdout
-    assert "git clone" in done.stderr
-    assert "EXAMPLE_COST" not in done.stdout
+    with pytest.raises(example.CleanroomError, match="git clone"):
+        example.sdk_checkout(None)
+
+
+def test_each_change_of_a_checkout_makes_another_image(task_image: str, checkout: Path):
+    server = checkout / "openhands-agent-server" / "openhands" / "agent_server"
+    tags = [sealed_tag(task_image)]
+    for name in ("__init__.py", "new.py", "new.py"):
+        with open(server / name, "a") as file:
+            file.write("CHANGED = True\n")
+        tags.append(sealed_tag(task_image))
+    assert len({*tags}) == 4

@@ -123,6 +123,7 @@ def test_links_that_lead_out_are_not_submitted(work: Work, tmp_path: Path):
     targets = "/etc/passwd /workspace/../etc/passwd .. ../x ../../../../x docs/../../x"
     for number, target in enumerate(targets.split()):
         work.do(f"ln -s {target} out{number}")
+    work.do("ln -s $(head -c 4090 /dev/zero | tr '\\0' a) out-to-no-file")
     work.do("ln -s /tmp away; mkdir -p x/y; ln -s ../.. x/y/up; ln -s x/y/up/.. up")
     names = work.save().keys()
     assert not {name for name in names if name.startswith("out")} | {"away"} & names
@@ -235,8 +236,9 @@ def test_the_work_is_saved_now_and_then_and_older_work_is_kept(
     work.save()
     older = work.archive.read_bytes()
     monkeypatch.setattr(load_example().Results, "CHECKPOINT", 0.5)
-    results = results_of(work)
+    load_example().set_older_results_aside(work.folder)
     assert not work.archive.exists()
+    results = results_of(work)
     with results.checkpoints():
         for version in ("2", "3"):
             work.do(f"echo {version} >version")

@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import EXAMPLE, ROOT, clean_environment, environ
+from conftest import EXAMPLE, ROOT, clean_environment, clone_sdk, environ
 from pydantic import SecretStr
 from scripted_llm import Request, ScriptedLLM, Step
 
@@ -161,15 +161,16 @@ def checked(
     proxy: Proxy,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Checked:
-    """A run of upstream's check."""
-    # No setting names an output folder, so that the working directory gets it: a copy's.
-    root = tmp_path_factory.mktemp("repository")
-    ignored = shutil.ignore_patterns("__*")
-    shutil.copytree(EXAMPLE.parent, root / "examples", ignore=ignored)
+    """A run of upstream's check, in a checkout of the SDK, among its own examples."""
+    # No setting names an output folder, so that the working directory gets it.
+    root = clone_sdk(tmp_path_factory.mktemp("upstream") / "sdk")
+    path = root / "examples" / "02_remote_agent_server" / EXAMPLE.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(EXAMPLE, path)
     settings = {"LLM_MODEL": request.param, "LLM_API_KEY": proxy.key}
     with proxy.playing() as llm:
         done = subprocess.run(
-            [sys.executable, EXAMPLE.relative_to(ROOT)],
+            [sys.executable, path.relative_to(root)],
             cwd=root,
             env=clean_environment(LLM_BASE_URL=proxy.origin, **settings),
             capture_output=True,
