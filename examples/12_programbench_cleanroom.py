@@ -212,7 +212,7 @@ def main() -> int:
         except (Exception, Stopped) as error:
             status = tell_early_end(error, workspace, relay)
         submission = results.save(conversation, status)
-        conversation.close()
+    conversation.close()  # sooner, it would wait five seconds for another event
     print_summary(workspace, relay, submission)
     print(f"EXAMPLE_COST: {relay.cost}", flush=True)
     return status if submission else 1
@@ -1170,10 +1170,13 @@ class Cleanroom(DockerDevWorkspace):
     def _wait_for_answer(self, timeout: float) -> None:
         """Wait `timeout` seconds at most for an answer through the pipe."""
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline and not self._ended():
-            if answers(f"http://127.0.0.1:{self.host_port}/health"):
-                return
-            time.sleep(0.1)
+        # One client: each one that is made reads all certificates, which takes longer
+        # than a question.
+        with httpx.Client(timeout=1, trust_env=False) as client:
+            while time.monotonic() < deadline and not self._ended():
+                if answers(client, f"http://127.0.0.1:{self.host_port}/health"):
+                    return
+                time.sleep(0.1)
         words = self._server.last_words() if self._server else ""
         cause = self.cause_of_end() or f"The agent server does not answer: {words}"
         raise CleanroomError(cause, 1)
@@ -1268,10 +1271,10 @@ def what_became_of(container: str) -> str:
     return "The engine has cut the connection to the container."
 
 
-def answers(url: str) -> bool:
-    """Whether a server answers at this address of this host's loopback."""
+def answers(client: httpx.Client, url: str) -> bool:
+    """Whether a server answers at this address."""
     try:
-        return httpx.get(url, timeout=1, trust_env=False).is_success
+        return client.get(url).is_success
     except httpx.HTTPError:
         return False
 
