@@ -411,12 +411,12 @@ DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/doc
     exec dockerd -lwarn --config-file=/run/daemon.json"""
 
 
-def wait_until(true: Callable[[], bool], seconds: float) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
     """Wait for what must come true."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager

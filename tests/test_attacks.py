@@ -48,6 +48,7 @@ from conftest import (
     output_of,
     plain_workspace,
     sealed_tag,
+    wait_until,
 )
 from pydantic import SecretStr
 from scripted_llm import Request, ScriptedLLM
@@ -198,6 +199,13 @@ class Listener:
                 if one is not self.udp:
                     waiting.remove(one)
                     one.close()
+
+    def settle(self) -> None:
+        """Wait until all that has come so far is noted."""
+        mark = secrets.token_bytes(16)
+        with socket.create_connection((self.address, self.port)) as own:
+            own.sendall(mark)
+        wait_until(lambda: mark in self.seen, 30)
 
 
 class Outside:
@@ -388,7 +396,8 @@ class Box:
 
     def contact(self) -> bool:
         # What was sent may still be on its way to the listener.
-        for _ in range(100 if self.plain else 6):
+        for _ in range(100 if self.plain else 1):
+            self.outside.listener.settle()
             if self.nonce.encode() in b"".join(self.outside.listener.seen):
                 return True
             time.sleep(0.05)
@@ -665,6 +674,12 @@ def visit(box: Box, *script: str) -> None:
     subprocess.run(command, env=env, check=True, timeout=60)
 
 
+def leads_elsewhere(box: Box) -> bool:
+    """Tell whether who answers at a container's server's place redirects."""
+    answer = httpx.get(f"{box.workspace.host}/health")
+    return answer.headers.get("location", "").endswith(box.nonce)
+
+
 def test_an_agent_that_takes_its_servers_place_leads_the_script_nowhere(
     fragile: Box, plain: Box, outcomes: Outcomes
 ):
@@ -672,11 +687,9 @@ def test_an_agent_that_takes_its_servers_place_leads_the_script_nowhere(
         box.nonce = secrets.token_hex(12)
         script = box.script(attacks.IMPERSONATE, python=True)
         run_detached(box.container, box.user, script)
-    time.sleep(5)
     for box in (fragile, plain):
         # What httpx makes of it is seen here, as it is the same everywhere.
-        answer = httpx.get(f"{box.workspace.host}/health")
-        assert answer.headers["location"].endswith(box.nonce)
+        wait_until(lambda: leads_elsewhere(box), 60)
     # Nothing has ended: its server is there still.
     assert not fragile.workspace.cause_of_end()
     visit(fragile, f"{EXAMPLE}")

@@ -441,7 +441,8 @@ def test_a_start_that_fails_is_told_with_the_last_words_of_what_failed(
     capsys: pytest.CaptureFixture[str],
 ):
     line, words = STARTS[name]
-    impatient = functools.partial(example.Cleanroom, health_check_timeout=20)
+    patience = 20 if name == "an answer" else 120
+    impatient = functools.partial(example.Cleanroom, health_check_timeout=patience)
     monkeypatch.setattr(example, "Cleanroom", impatient)
     settings = {"PROGRAMBENCH_OUTPUT_DIR": f"{tmp_path}"}
     dockerfile = f"FROM {sealed_image}\nUSER root\n{line}\nUSER openhands\n"

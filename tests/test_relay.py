@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, load_example
+from conftest import EXAMPLE, load_example, wait_until
 from recording import make_certificate
 from relay_bodies import LARGEST, NO_BODIES, TOO_LARGE, Body, as_responses, chat, items
 from scripted_llm import Request, Response, ScriptedLLM, json_response
@@ -272,10 +272,7 @@ def test_bodies_under_way_are_bounded_together(wired: Wired):
             connection = exits.enter_context(wired.connect())
             connection.sendall(start + b" " * ((32 << 20) - 1))
         wired.refused(wired.ask(), status=429)
-    deadline = time.monotonic() + 10
-    while wired.relay._bytes:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not wired.relay._bytes)
     assert wired.ask().status == 200
 
 
@@ -504,10 +501,7 @@ def test_leaving_waits_for_no_call(model: str, tmp_path: Path):
     with wire(tmp_path, model, respond, cost_limit=None) as wired:
         asking = threading.Thread(target=lambda: wired.ask(timeout=10), daemon=True)
         asking.start()
-        deadline = time.monotonic() + 10
-        while not wired.llm.requests:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: wired.llm.requests)
         with wired.connect():
             began = time.monotonic()
             wired.relay.__exit__(None, None, None)
