@@ -2453,15 +2453,14 @@ class Relay:
 
     def _count(self, entry: dict[str, Any], answer: Any) -> None:
         """Add an answer's tokens and cost to a line of the ledger, as the SDK does."""
-        metrics = self.llm.metrics
-        prices, usages = len(metrics.costs), len(metrics.token_usages)
+        # Each call's alone: the SDK copies all that it has counted at each call.
+        self.llm.reset_metrics()
         self.llm.telemetry.on_request(None)
-        self.llm.telemetry.on_response(answer)
-        if len(metrics.costs) > prices and math.isfinite(metrics.costs[-1].cost):
-            entry["cost"] = metrics.costs[-1].cost
+        metrics = self.llm.telemetry.on_response(answer)
+        if metrics.costs and math.isfinite(metrics.accumulated_cost):
+            entry["cost"] = metrics.accumulated_cost
         tokens = {"in": 0, "cached": 0, "out": 0}
-        if len(metrics.token_usages) > usages:
-            usage = metrics.token_usages[-1]
+        for usage in metrics.token_usages:
             tokens["in"] = usage.prompt_tokens
             tokens["cached"] = usage.cache_read_tokens
             tokens["out"] = usage.completion_tokens
@@ -2822,8 +2821,8 @@ def leads_out(member: tarfile.TarInfo) -> bool:
         return True
     folder = os.path.dirname(member.name) if member.issym() else ""
     target = os.path.normpath(os.path.join(folder, member.linkname))
-    out = target.split("/")[0] in ("", "..")
-    return out or len(os.fsencode(member.linkname)) > MAX_LINK
+    too_long = member.issym() and len(os.fsencode(member.linkname)) > MAX_LINK
+    return too_long or target.split("/")[0] in ("", "..")
 
 
 def set_older_results_aside(folder: Path) -> None:

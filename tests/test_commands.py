@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import Run, load_example
 from forty_commands import COMMANDS
-from scripted_llm import ScriptedLLM, Step
+from scripted_llm import Request, Response, ScriptedLLM, Step, json_response
 
 
-LIMIT = 3  # seconds
+LIMIT = 4  # seconds
 DEAF = """
 import os, signal, time
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -33,6 +33,8 @@ STALLING = {
     "is started again and again": "while :; do ./executable -V; done",
     "has no program": "while :; do echo again; done",
 }
+# In one answer of the model's. Each keeps printing for more than two seconds.
+TWO = [f"for n in {{1..4}}; do echo {each}$n; sleep 0.55; done" for each in "ab"]
 # What runs in the background is the agent's own affair.
 LEFT_ALONE = [
     "sleep 601 &",
@@ -46,6 +48,7 @@ def observed(
 ) -> dict[str, str]:
     """What the agent saw of each command in one run."""
     commands = [
+        *TWO,
         *LEFT_ALONE,
         *STALLING.values(),
         "pgrep --full --list-full 'sleep 60[12]'",
@@ -53,12 +56,12 @@ def observed(
         "echo pager=$PAGER",
         "sleep 8; echo slept",
     ]
-    script: list[Step] = [("terminal", {"command": each}) for each in commands]
+    script: list[Step] = [("terminal", {"command": each}) for each in commands[2:]]
     # The agent itself may give a command more time.
     for _, arguments in script[-4:]:
         arguments["timeout"] = 60
     run = Run(tmp_path_factory.mktemp("commands"))
-    with ScriptedLLM(script) as llm:
+    with ScriptedLLM(script, respond=answer_with_two) as llm:
         done = run(
             LLM_API_KEY="sk-a-key-of-the-tests",
             LLM_MODEL="openai/gpt-4o-mini",
@@ -68,6 +71,28 @@ def observed(
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     (trajectory,) = run.output.glob("*/trajectory.jsonl")
     return dict(zip(commands, observations(trajectory), strict=False))
+
+
+def answer_with_two(request: Request) -> Response | None:
+    """Return the agent's first answer, which is two commands."""
+    messages = request.body["messages"]
+    if not request.body.get("tools") or any(
+        each["role"] == "tool" for each in messages
+    ):
+        return None
+    calls = [
+        {"id": each, "type": "function", "function": {"name": "terminal"}}
+        for each in ("call_a", "call_b")
+    ]
+    for call, command in zip(calls, TWO, strict=True):
+        call["function"]["arguments"] = json.dumps({"command": command})
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    about = {"id": "chatcmpl-two", "object": "chat.completion", "created": 1}
+    return json_response(
+        about | {"model": request.body["model"], "choices": [choice], "usage": usage}
+    )
 
 
 def observations(trajectory: Path) -> list[str]:
@@ -83,6 +108,14 @@ def observations(trajectory: Path) -> list[str]:
 @pytest.mark.parametrize("kind", STALLING)
 def test_a_command_is_stopped_at_the_limit(observed: dict[str, str], kind: str):
     assert f"[Stopped after {LIMIT} seconds.]" in observed[STALLING[kind]]
+
+
+@pytest.mark.parametrize("command", TWO)
+def test_commands_of_one_answer_have_their_times_together(
+    observed: dict[str, str], command: str
+):
+    assert "4" in observed[command]
+    assert "[Stopped after" not in observed[command]
 
 
 def test_what_runs_in_the_background_is_left_alone(observed: dict[str, str]):
