@@ -5,7 +5,7 @@
 The plain way is `DockerDevWorkspace` on the default bridge, with a published port, no
 seal, and its LLM at the bridge's gateway address. All else is equal: task image, scripted
 model, agent, Python, caches; and the plain image goes without the SDK's coding CLIs, to
-its advantage. The two take turns, for half an hour. --short does each once, to show that
+its advantage. The two take turns, for a quarter of an hour. --short does each once, to show that
 all works.
 """
 
@@ -406,7 +406,7 @@ What is counted:
 
 
 def main() -> None:
-    rounds, calls = (1, 20) if "--short" in sys.argv else (3, 200)
+    rounds, calls = (1, 20) if "--short" in sys.argv else (2, 200)
     with what_both_need() as gateway:
         plain_image = build_plain(TASK_IMAGE)
         build_ours(TASK_IMAGE)
