@@ -984,9 +984,9 @@ def cleanroom_image(task_image: TaskImage, sdk_source: Path | None) -> str:
         commit = run(["git", "rev-parse", "HEAD"], hint=hint, cwd=sdk)
         changes = run(["git", "diff", "HEAD"], hint=hint, cwd=sdk)
         new_files = ["git", "ls-files", "-z", "--others", "--exclude-standard"]
-        for name in run([*new_files, "openhands-*"], cwd=sdk).split("\0")[:-1]:
-            content = run(["git", "hash-object", "--", name], hint=hint, cwd=sdk)
-            changes += f"\n{name} {content}"
+        names = run([*new_files, "openhands-*"], cwd=sdk).split("\0")[:-1]
+        contents = run(["git", "hash-object", "--", *names], cwd=sdk)
+        changes += "\n".join([*names, contents])
         sealed = (sdk / SDK_DOCKERFILE).read_text() + SEAL
         content = "\n".join([task_image.id, commit, changes, plain, sealed])
         digest = hashlib.sha256(content.encode()).hexdigest()

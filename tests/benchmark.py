@@ -53,6 +53,10 @@ class Figure:
     ours: list[float] = field(default_factory=list[float])
     plain: list[float] = field(default_factory=list[float])
 
+    def add(self, way: Way, value: float) -> None:
+        """Note what was measured in one of the two ways."""
+        getattr(self, way).append(value)
+
     def result(self) -> float:
         """Return what the target is about."""
         if self.compare == "ours":
@@ -262,10 +266,10 @@ def whole_run(way: Way, gateway: str) -> None:
     """Measure a run of the forty commands."""
     say(f"forty commands, {way}")
     times = run(way, gateway, COMMANDS)
-    getattr(FIRST_CALL, way).append(times.first_call - times.began)
-    getattr(FORTY, way).append(times.ended - times.began)
-    getattr(EXIT, way).append(times.ended - times.finish)
-    getattr(MEMORY_FORTY, way).append(times.memory)
+    FIRST_CALL.add(way, times.first_call - times.began)
+    FORTY.add(way, times.ended - times.began)
+    EXIT.add(way, times.ended - times.finish)
+    MEMORY_FORTY.add(way, times.memory)
 
 
 def four_runs(way: Way, gateway: str) -> None:
@@ -274,7 +278,7 @@ def four_runs(way: Way, gateway: str) -> None:
     with ThreadPoolExecutor(4) as threads:
         runs = list(threads.map(lambda _: run(way, gateway, ["ls"]), range(4)))
     began, ended = min(each.began for each in runs), max(each.ended for each in runs)
-    getattr(FOUR, way).append(ended - began)
+    FOUR.add(way, ended - began)
     if way == "ours":
         MEMORY.ours += [each.memory for each in runs]
 
@@ -306,13 +310,13 @@ def in_a_workspace(way: Way, gateway: str, plain_image: str, calls: int) -> None
             os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(16)
             workspace = exits.enter_context(conftest.plain_workspace(plain_image))
         container = workspace._container_id
-        getattr(HEALTHY, way).append(time.time() - container_start(container))
+        HEALTHY.add(way, time.time() - container_start(container))
 
         in_the_box = ["docker", "exec", container, *IN_THE_BOX, "-c"]
         for figure, at_once in (CALL, 1), (CALLS, example.MAX_CALLS_AT_ONCE):
             arguments = [json.dumps(options), f"{calls}", f"{at_once}"]
             took = output_of(*in_the_box, CALLER, *arguments)
-            getattr(figure, way).append(float(took))
+            figure.add(way, float(took))
         if way == "ours":
             began = time.time()
             output_of(*in_the_box, "import openhands.agent_server.__main__")
@@ -344,8 +348,8 @@ def second_image(way: Way) -> None:
     with conftest.image_built(text) as image:
         began = time.perf_counter()
         built = build_ours(image) if way == "ours" else build_plain(image)
-        getattr(IMAGE_TIME, way).append(time.perf_counter() - began)
-        getattr(IMAGE_SIZE, way).append(megabytes(built) - megabytes(image))
+        IMAGE_TIME.add(way, time.perf_counter() - began)
+        IMAGE_SIZE.add(way, megabytes(built) - megabytes(image))
 
 
 def build_ours(image: str) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,13 @@ def clone_sdk(folder: Path) -> Path:
     return folder
 
 
+def sdk_with_example(folder: Path) -> Path:
+    """Make a checkout of the SDK with the example among its own; return the copy."""
+    examples = clone_sdk(folder) / "examples" / "02_remote_agent_server"
+    examples.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(EXAMPLE, examples))
+
+
 @pytest.fixture(scope="session")
 def docker() -> None:
     """A Docker engine that answers."""
@@ -139,6 +147,13 @@ def task_image(docker: None) -> str:
             f"there is no image {TASK_IMAGE}; tests/offline/stand-ins.sh makes a small one"
         )
     return TASK_IMAGE
+
+
+@pytest.fixture(scope="session")
+def sealed_image(task_image: str) -> str:
+    """The task image, sealed."""
+    example = load_example()
+    return example.cleanroom_image(example.inspect_task_image(task_image), None)
 
 
 # What `DockerDevWorkspace` does, but for the coding CLIs.

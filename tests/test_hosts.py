@@ -177,12 +177,6 @@ def submission(run: Run) -> set[str]:
         return {*archive.getnames()}
 
 
-@pytest.fixture(scope="module")
-def sealed_image(task_image: str) -> str:
-    """The task image, sealed."""
-    return example.cleanroom_image(example.inspect_task_image(task_image), None)
-
-
 def test_what_a_build_is_given_of_proxies_does_not_stay_in_the_image(
     task_image: str, tmp_path: Path
 ):

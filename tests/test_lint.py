@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import io
 import json
-import shutil
 import subprocess
 import sys
 import tokenize
@@ -14,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-from conftest import EXAMPLE, ROOT, clone_sdk
+from conftest import EXAMPLE, ROOT, sdk_with_example
 
 
 SOURCE = EXAMPLE.read_text()
@@ -48,32 +47,25 @@ CHECKS = {
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of the SDK, with the example among its own ones."""
-    folder = clone_sdk(tmp_path_factory.mktemp("upstream") / "sdk")
-    path = example_in(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(EXAMPLE, path)
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example among the SDK's own ones, in a checkout of the SDK."""
+    folder = tmp_path_factory.mktemp("upstream") / "sdk"
+    path = sdk_with_example(folder)
     (folder / "ruff.toml").write_text(RUFF)
     include = {"include": [f"{path.relative_to(folder)}"]}
     (folder / "pyright.json").write_text(json.dumps(PYRIGHT | include))
-    return folder
-
-
-def example_in(checkout: Path) -> Path:
-    """Return where the example is in a checkout of the SDK."""
-    return checkout / "examples" / "02_remote_agent_server" / EXAMPLE.name
+    return path
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_upstreams_rules_find_nothing(check: str, checkout: Path):
+def test_upstreams_rules_find_nothing(check: str, script: Path):
     program, *arguments = CHECKS[check]
     beside = Path(sys.executable).with_name(program)
     command = [f"{beside}" if beside.exists() else program, *arguments]
     if check != "pyright":  # which has it in its settings
-        command.append(f"{example_in(checkout)}")
+        command.append(f"{script}")
     done = subprocess.run(
-        command, cwd=checkout, capture_output=True, text=True, timeout=200
+        command, cwd=script.parents[2], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -23,16 +23,13 @@ from conftest import (
     bring_images,
     clean_environment,
     environ,
-    load_example,
     output_of,
     plain_workspace,
-    sealed_tag,
     wait_until,
 )
 from scripted_llm import Request, ScriptedLLM, Step
 
 
-example = load_example()
 NOTES = "It counts what it is given."
 WORK: Step = (
     "terminal",
@@ -72,14 +69,13 @@ class Elsewhere:
 
 @pytest.fixture(scope="module")
 def elsewhere(
-    task_image: str, tmp_path_factory: pytest.TempPathFactory
+    task_image: str, sealed_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Elsewhere]:
     """An engine that has the task's image, and the sealed one."""
     settings = {"userns-remap": "nobody:nogroup"}
     with another_engine(settings, tmp_path_factory) as (url, pid):
         engine = Elsewhere(url, pid)
-        sealed = example.cleanroom_image(example.inspect_task_image(task_image), None)
-        bring_images(url, task_image, sealed)
+        bring_images(url, task_image, sealed_image)
         yield engine
         assert not engine.leftovers()
 
@@ -128,9 +124,9 @@ ENTRYPOINT ["sh", "-c", "exec /agent-server/.venv/bin/python -m http.server 8000
 
 
 def test_a_port_that_is_published_elsewhere_is_refused_here(
-    elsewhere: Elsewhere, task_image: str, tmp_path: Path
+    elsewhere: Elsewhere, sealed_image: str, tmp_path: Path
 ):
-    (tmp_path / "Dockerfile").write_text(SERVER.format(sealed_tag(task_image)))
+    (tmp_path / "Dockerfile").write_text(SERVER.format(sealed_image))
     elsewhere.docker("build", "--quiet", "--tag=plain", f"{tmp_path}")
     with environ(**clean_environment(DOCKER_HOST=elsewhere.url)):
         # The SDK's own way. While the error is held, so is the workspace's container.

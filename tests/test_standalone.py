@@ -23,11 +23,11 @@ from conftest import (
     ROOT,
     TASK_IMAGE,
     clean_environment,
-    clone_sdk,
     instance_id,
     load_example,
     missing,
     output_of,
+    sdk_with_example,
     sealed_tag,
 )
 
@@ -170,9 +170,8 @@ def test_a_copy_with_nothing_beside_it_does_many_tasks_under_slurm_each_once(
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout of the SDK that has the script, where no other source can be had."""
-    folder = clone_sdk(tmp_path / "sdk")
-    script = folder / "examples" / "02_remote_agent_server" / EXAMPLE.name
-    monkeypatch.setattr(example, "__file__", f"{script}")
+    folder = tmp_path / "sdk"
+    monkeypatch.setattr(example, "__file__", f"{sdk_with_example(folder)}")
     monkeypatch.setattr(example, "CACHE", tmp_path)
     for name, value in NO_GITHUB.items():
         monkeypatch.setenv(name, value)

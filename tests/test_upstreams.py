@@ -12,7 +12,6 @@ import itertools
 import json
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import EXAMPLE, ROOT, clean_environment, clone_sdk, environ
+from conftest import ROOT, clean_environment, environ, sdk_with_example
 from pydantic import SecretStr
 from scripted_llm import Request, ScriptedLLM, Step
 
@@ -163,10 +162,8 @@ def checked(
 ) -> Checked:
     """A run of upstream's check, in a checkout of the SDK, among its own examples."""
     # No setting names an output folder, so that the working directory gets it.
-    root = clone_sdk(tmp_path_factory.mktemp("upstream") / "sdk")
-    path = root / "examples" / "02_remote_agent_server" / EXAMPLE.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(EXAMPLE, path)
+    root = tmp_path_factory.mktemp("upstream") / "sdk"
+    path = sdk_with_example(root)
     settings = {"LLM_MODEL": request.param, "LLM_API_KEY": proxy.key}
     with proxy.playing() as llm:
         done = subprocess.run(
