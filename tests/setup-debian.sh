@@ -59,18 +59,11 @@ apt_install() {
 
 has_package() { apt-cache show "$1" >/dev/null 2>&1; }
 
-# Where this machine's own sources say that Debian is.
-debian_archive() {
-  # shellcheck disable=SC2016  # apt's own placeholder
-  apt-get indextargets --format '$(REPO_URI)' \
-    'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sed -n 1p
-}
-
 install_from_debian_13() {
   local archive
   if [ ! -e "$DEBIAN_13" ]; then
     quietly apt-get update
-    archive=$(debian_archive)
+    archive=$(bash "$HERE/offline/debian-archive.sh")
     [ -n "$archive" ] || die "$1 is missing: this release has none, and is not Debian's"
     say "adding Debian 13 to apt's sources, for packages that this release lacks"
     printf '%s\n' 'Package: *' 'Pin: release n=trixie' 'Pin-Priority: 100' \

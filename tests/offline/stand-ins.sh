@@ -143,9 +143,7 @@ make_base_image() {
     apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 debootstrap
   fi
   apt-get update
-  # shellcheck disable=SC2016  # apt's own placeholder
-  archive=$(apt-get indextargets --format '$(REPO_URI)' \
-    'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sed -n 1p)
+  archive=$(bash "$HERE/debian-archive.sh")
   mkdir -p root/usr/local/share
   cp -rL /usr/local/share/ca-certificates root/usr/local/share/ 2>/dev/null || true
   debootstrap --variant=minbase --include=ca-certificates trixie root "$archive"
