@@ -23,6 +23,7 @@ from conftest import (
     ROOT,
     TASK_IMAGE,
     clean_environment,
+    image_unbuilt,
     instance_id,
     load_example,
     missing,
@@ -178,8 +179,18 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_in_the_sdks_repository_that_checkout_is_built_from(checkout: Path):
-    assert example.sdk_checkout(None) == checkout.resolve()
+def test_in_the_sdks_repository_the_server_is_built_from_that_checkout(
+    task_image: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def note(_tag: str, _dockerfile: str, *context: Path, **_: str) -> None:
+        contexts.append(context)
+
+    contexts = list[tuple[Path, ...]]()
+    monkeypatch.setattr(example, "build", note)
+    with image_unbuilt() as image:
+        example.cleanroom_image(example.inspect_task_image(image), None)
+    # The plain base needs none; the agent server comes from the second.
+    assert contexts == [(), (checkout.resolve(),)]
 
 
 def test_a_checkout_of_another_version_is_not_built_from(checkout: Path):
