@@ -1071,8 +1071,8 @@ def check_disk_space() -> None:
     if free < IMAGE_SPACE:
         raise CleanroomError(
             f"An image needs {IMAGE_SPACE >> 30} GiB of disk, and {root} has "
-            f"{free >> 20} MiB: free some, with `docker image rm` of what is named "
-            "programbench-cleanroom or programbench, or set DOCKER_HOST."
+            f"{free >> 20} MiB: see what takes it with `docker system df`, free some "
+            "with `docker builder prune` and `docker image rm`, or set DOCKER_HOST."
         )
 
 
