@@ -578,8 +578,6 @@ a_shell_works || mv /home/agent/.bashrc /home/agent/.bashrc.unfit
 a_shell_works || echo '. /cleanroom/task_variables' >/etc/bash.bashrc
 EOF
 
-ENTRYPOINT []
-CMD []
 HEALTHCHECK NONE
 STOPSIGNAL SIGTERM
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -1480,9 +1478,9 @@ MEBIBYTE = 1 << 20
 MAX_BODY = 32 * MEBIBYTE  # bytes of one body
 MAX_WIDE_BODY = 16 * MEBIBYTE  # where a character may take four bytes of memory
 MAX_BODIES = 256 * MEBIBYTE  # bytes of all bodies under way
-# What expands where LiteLLM reads it. A thousand steps with six tools each are fewer.
+# What expands where LiteLLM reads it. A thousand steps of three calls each are within.
 MAX_NODES = 200_000  # values in one body, and in the arguments of its tool calls
-MAX_MESSAGES = 10_000
+MAX_MESSAGES = 7_000
 MAX_TOOL_CALLS = 3_000
 MAX_TOOL_CALLS_AT_ONCE = 128
 MAX_TOOLS = 64

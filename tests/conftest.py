@@ -1,4 +1,4 @@
-"""What the tests share: the example as a module and as a process, and one running cleanroom."""
+"""What the tests share: the example as a module, images, engines, one running cleanroom."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 import pytest
 from pydantic import SecretStr
 from scripted_llm import ScriptedLLM
 
+
+if TYPE_CHECKING:
+    from runs import Run
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "12_programbench_cleanroom.py"
@@ -224,65 +227,11 @@ def image_unbuilt() -> contextlib.AbstractContextManager[str]:
     return image_built(f"FROM {TASK_IMAGE}\n")
 
 
-class Run:
-    """Runs the example as a user does, as a process, with folders of its own."""
-
-    def __init__(self, folder: Path):
-        self.output, self.temp = folder / "out", folder / "tmp"
-        self.temp.mkdir()
-        self.process: psutil.Process | None = None
-        self.prefix = list[str]()  # a command that runs Python in other circumstances
-
-    def __call__(
-        self, *arguments: str, timeout: float = 240, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Return what became of it; `arguments` go to Python, before the script."""
-        folders = {
-            "PROGRAMBENCH_OUTPUT_DIR": f"{self.output}",
-            "TMPDIR": f"{self.temp}",
-        }
-        command = [*self.prefix, sys.executable, *arguments, f"{EXAMPLE}"]
-        self.process = process = psutil.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=clean_environment(**folders | environment),
-            start_new_session=True,
-        )
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise
-        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
-
-    def containers(self) -> set[str]:
-        """Return the containers that the running example has a pipe to."""
-        found = set[str]()
-        with contextlib.suppress(psutil.Error):
-            for child in self.process.children(recursive=True) if self.process else ():
-                with contextlib.suppress(psutil.Error):
-                    if (command := child.cmdline())[:2] == ["docker", "exec"]:
-                        found |= {
-                            word
-                            for word in command
-                            if re.fullmatch("[0-9a-f]{64}", word)
-                        }
-        return found
-
-    def leftovers(self) -> list[str]:
-        """Return what lies in the temp folder; uv's own lock files do not count."""
-        return [
-            path.name for path in self.temp.iterdir() if not path.name.startswith("uv-")
-        ]
-
-
 @pytest.fixture
 def run_example(tmp_path: Path) -> Run:
     """`run_example(**environment)` runs the example with these settings and no others."""
+    from runs import Run  # which needs what stands here
+
     return Run(tmp_path)
 
 

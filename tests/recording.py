@@ -9,7 +9,6 @@ import itertools
 import logging
 import os
 import socket
-import ssl
 import subprocess
 import tempfile
 import threading
@@ -87,11 +86,7 @@ class Providers(ScriptedLLM):
     def __init__(self, folder: Path):
         super().__init__(thinking=True, cached=500)
         self.certificate = make_certificate(folder)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate)
-        self._server.socket = context.wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
+        self.speak_tls(self.certificate)
         self.names: set[str] = set()
         self.received: list[Call] = []
 

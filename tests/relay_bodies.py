@@ -125,7 +125,7 @@ def as_responses(body: Body) -> Body:
             ids = {"id": "fc_" + call["id"], "call_id": call["id"]}
             found.append({"type": "function_call"} | ids | call["function"])
     tools = [{"type": "function"} | tool["function"] for tool in body.get("tools", [])]
-    return {"model": "any", "input": found[:10_000], "tools": tools}
+    return {"model": "any", "input": found[:7_000], "tools": tools}
 
 
 # ## What is no body
@@ -198,7 +198,7 @@ LARGEST: dict[str, Callable[[], Body]] = {
     "steps of 128 calls": lambda: chat(*steps(23, 128)),
     "steps of one id": lambda: chat(*steps(3_000, distinct=False)),
     "unanswered calls": lambda: unanswered(23, 128, [HELLO]),
-    "messages": lambda: chat(*[HELLO] * 10_000),
+    "messages": lambda: chat(*[HELLO] * 7_000),
     "parts": lambda: chat(user(*[TEXT] * 30_000)),
     "images": lambda: chat(user(*[image(PIXEL)] * 10_000)),
     "thoughts": lambda: thinking(20_000),
@@ -212,7 +212,7 @@ TOO_LARGE: dict[str, Callable[[], Body]] = {
     "calls": lambda: chat(*steps(3_001)),
     "calls at once": lambda: chat(*steps(1, 129)),
     "calls one after another": lambda: unanswered(129, 1, []),
-    "messages": lambda: chat(*[HELLO] * 10_001),
+    "messages": lambda: chat(*[HELLO] * 7_001),
     "tools": lambda: with_schema({}, tools=65),
     "values in a schema": lambda: with_schema({"enum": [0] * 500}),
     "levels of a schema": lambda: with_schema(nested(10)),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 
@@ -160,10 +162,27 @@ class ScriptedLLM:
         if self.errors and not kind:
             raise self.errors[0]
 
+    def speak_tls(self, certificate: Path) -> None:
+        """Be asked by https from now on, with a file of a key and a certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+
     @property
     def base_url(self) -> str:
         """What LLM_BASE_URL is set to for OpenAI's styles; Anthropic's takes it without /v1."""
         return f"{self.origin}/v1"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of a run whose LLM this is."""
+        return {
+            "LLM_MODEL": "openai/gpt-4o-mini",
+            "LLM_API_KEY": "sk-x",
+            "LLM_BASE_URL": self.base_url,
+        }
 
     @property
     def origin(self) -> str:

@@ -39,7 +39,6 @@ from conftest import (
     EXAMPLE,
     LOCAL_PRICES,
     Cleanroom,
-    Run,
     clean_environment,
     image_built,
     load_example,
@@ -51,6 +50,7 @@ from conftest import (
     wait_until,
 )
 from pydantic import SecretStr
+from runs import Run
 from scripted_llm import Request, ScriptedLLM
 
 
@@ -829,7 +829,6 @@ def test_traps_of_a_cleanroom_catch_no_other_user_and_no_process_with_privileges
 
 # ## Whole runs of the script
 
-SETTINGS = {"LLM_MODEL": f"openai/{MODEL}", "LLM_API_KEY": "sk-x"}
 BREAK = """chmod 0555 /workspace/executable
 chmod o+w /usr/bin/tini
 install -m 4755 /bin/bash /usr/bin/more_rights"""
@@ -845,8 +844,7 @@ def test_a_cleanroom_that_does_not_hold_is_refused_before_any_llm_call(
     label = f"LABEL of-the-tests={secrets.token_hex()}"
     with image_built(f"FROM {task_image}\n{label}") as image, ScriptedLLM() as llm:
         output_of("docker", "build", "-q", f"--tag={sealed_tag(image)}", f"{tmp_path}")
-        settings = SETTINGS | {"PROGRAMBENCH_TASK_IMAGE": image}
-        done = run_example(timeout=240, LLM_BASE_URL=llm.base_url, **settings)
+        done = run_example(PROGRAMBENCH_TASK_IMAGE=image, **llm.settings)
     assert done.returncode == 3, done.stderr[-2000:]
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     for claim in ("no way to read", "no file gives", "no process of another user"):
@@ -869,7 +867,7 @@ def test_an_agent_that_holds_on_to_the_pipe_of_a_script_that_is_killed_is_ended(
             run_example.process.kill()
 
     with ScriptedLLM([("terminal", {"command": command})], respond) as llm:
-        done = run_example(timeout=240, LLM_BASE_URL=llm.base_url, **SETTINGS)
+        done = run_example(**llm.settings)
     assert done.returncode == -signal.SIGKILL
     (container,) = containers
     assert 5 < seconds_to_end(container) < 25

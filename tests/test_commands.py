@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Run, load_example
+from conftest import load_example
 from forty_commands import COMMANDS
+from runs import Run
 from scripted_llm import Request, Response, ScriptedLLM, Step, json_response
 
 
@@ -62,12 +63,7 @@ def observed(
         arguments["timeout"] = 60
     run = Run(tmp_path_factory.mktemp("commands"))
     with ScriptedLLM(script, respond=answer_with_two) as llm:
-        done = run(
-            LLM_API_KEY="sk-a-key-of-the-tests",
-            LLM_MODEL="openai/gpt-4o-mini",
-            LLM_BASE_URL=llm.base_url,
-            PROGRAMBENCH_COMMAND_LIMIT=f"{LIMIT}",
-        )
+        done = run(PROGRAMBENCH_COMMAND_LIMIT=f"{LIMIT}", **llm.settings)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     (trajectory,) = run.output.glob("*/trajectory.jsonl")
     return dict(zip(commands, observations(trajectory), strict=False))
@@ -129,12 +125,7 @@ def test_forty_commands_of_an_agent_that_rebuilds_go_through_without_a_stall(
 ):
     script: list[Step] = [("terminal", {"command": each}) for each in COMMANDS]
     with ScriptedLLM(script) as llm:
-        done = run_example(
-            LLM_API_KEY="sk-a-key-of-the-tests",
-            LLM_MODEL="openai/gpt-4o-mini",
-            LLM_BASE_URL=llm.base_url,
-            PROGRAMBENCH_INSTRUCTION="rebuild",
-        )
+        done = run_example(PROGRAMBENCH_INSTRUCTION="rebuild", **llm.settings)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     (trajectory,) = run_example.output.glob("*/trajectory.jsonl")
     seen = dict(zip(COMMANDS, observations(trajectory), strict=True))

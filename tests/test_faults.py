@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 import tempfile
 import threading
 import time
@@ -27,18 +26,17 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import forked
 import psutil
 import pytest
 from conftest import (
     TASK_IMAGE,
-    Run,
     clean_environment,
     image_unbuilt,
     instance_id,
     missing,
     output_of,
 )
+from runs import Run, members, start
 from scripted_llm import Request, Response, ScriptedLLM, Step, json_response
 
 
@@ -103,12 +101,13 @@ class Play(Run):
         older = self.output / INSTANCE / "submission.tar.gz"
         older.parent.mkdir(parents=True)
         older.write_bytes(OLDER)
-        settings = {"LLM_API_KEY": "sk-x", "LLM_MODEL": "openai/gpt-4o-mini"}
-        settings |= {"PROGRAMBENCH_OUTPUT_DIR": f"{self.output}"}
-        settings |= {"TMPDIR": f"{self.temp}"} | self.fault.settings
+        settings = {
+            "PROGRAMBENCH_OUTPUT_DIR": f"{self.output}",
+            "TMPDIR": f"{self.temp}",
+        }
         try:
             with self.llm, contextlib.ExitStack() as exits:
-                settings["LLM_BASE_URL"] = self.llm.base_url
+                settings |= self.llm.settings | self.fault.settings
                 if self.fault.around:
                     settings |= exits.enter_context(self.fault.around(self))
                 if self.fault.at:
@@ -123,7 +122,7 @@ class Play(Run):
     def run_script(self, environment: dict[str, str]) -> None:
         """Run the script, and see when it ends and how much memory it takes."""
         stdout, stderr = self.folder / "stdout", self.folder / "stderr"
-        script = forked.start(environment, stdout, stderr)
+        script = start(environment, stdout, stderr)
         self.process = psutil.Process(script.pid)
         status = Path(f"/proc/{self.process.pid}/status")
         # Twice the time that it may take to where things go wrong, and to the end.
@@ -250,10 +249,7 @@ class Play(Run):
         saved = {*self.output.glob("*/*.tar.gz"), *self.output.glob("*/older/*.tar.gz")}
         for path in {*saved, *self.printed()}:
             if path.read_bytes() != OLDER:
-                with tarfile.open(path) as archive:
-                    archives[path] = {
-                        each.name.removeprefix("./"): each.size for each in archive
-                    }
+                archives[path] = members(path)
         return archives
 
     def saved(self) -> dict[str, int]:
@@ -647,7 +643,6 @@ def plays(
         for item in request.session.items
         if item.path == request.path
     }
-    forked.prepare()
     starting = threading.Semaphore(1)
 
     def run(play: Play) -> Play:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, clean_environment, load_example, open_cleanroom
+from conftest import clean_environment, load_example, open_cleanroom
 from programbench.constants import TASKS_DIR, image_name_from_instance_id
 from programbench.eval.eval_batch import run_eval_batch
 from programbench.utils.load_data import load_all_instances
+from runs import Run
 from scripted_llm import ScriptedLLM, Step
 
 
@@ -152,10 +153,8 @@ def play(script: list[Step], image: str, run: Run) -> Path:
     with ScriptedLLM(script) as llm:
         done = run(
             PROGRAMBENCH_TASK_IMAGE=image,
-            LLM_MODEL="openai/x",
-            LLM_API_KEY="sk-x",
-            LLM_BASE_URL=llm.base_url,
             PROGRAMBENCH_INSTRUCTION="rebuild",
+            **llm.settings,
         )
     assert done.returncode == 0, done.stderr
     assert llm.script == []

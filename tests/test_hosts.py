@@ -11,19 +11,15 @@ import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import pytest
 from conftest import (
     TASK_IMAGE,
-    Run,
     another_engine,
     bring_images,
     clean_environment,
@@ -36,10 +32,8 @@ from conftest import (
     run_script,
     sealed_tag,
 )
-from pydantic import SecretStr
-from scripted_llm import Request, Response, ScriptedLLM, Step
-
-from openhands.sdk import LLM
+from runs import Run
+from scripted_llm import Request, ScriptedLLM, Step
 
 
 example = load_example()
@@ -57,6 +51,7 @@ class OddHost(Run):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
+        self.prefix = ["env"]
         self.temp = folder / ("a long name" * 10)
         home, programs = folder / "home", folder / "programs"
         for each in (self.temp, home / ".docker", programs):
@@ -90,11 +85,7 @@ class OddHost(Run):
         with self.llm:
             self.done = self(
                 PROGRAMBENCH_TASK_IMAGE=f"docker.io/{TASK_IMAGE}",
-                LLM_MODEL="openai/gpt-4o-mini",
-                LLM_API_KEY="sk-x",
-                LLM_BASE_URL=self.llm.base_url,
-                timeout=240,
-                **self.environment,
+                **self.llm.settings | self.environment,
             )
         return self
 
@@ -163,18 +154,11 @@ def test_nothing_of_a_netrc_file_is_sent(odd_host: OddHost):
 
 
 def test_the_work_is_saved_from_an_engine_that_cannot_pause(odd_host: OddHost):
-    assert "./mine.txt" in submission(odd_host)
+    assert "mine.txt" in odd_host.submission()
 
 
 def test_nothing_stays_in_a_temp_folder_with_a_long_name(odd_host: OddHost):
     assert not odd_host.leftovers()
-
-
-def submission(run: Run) -> set[str]:
-    """Return the names in a run's submission."""
-    (path,) = run.output.glob("*/submission.tar.gz")
-    with tarfile.open(path) as archive:
-        return {*archive.getnames()}
 
 
 def test_what_a_build_is_given_of_proxies_does_not_stay_in_the_image(
@@ -224,95 +208,6 @@ def test_a_build_takes_the_engines_own_builder_whichever_is_the_default(
     output_of("docker", "image", "rm", tag)
 
 
-# ## The way to the provider
-
-
-def ask(llm: LLM, folder: Path, **environment: str) -> httpx.Response:
-    """Return what a call of the box's gets in this environment."""
-    call = {"model": "x", "messages": [{"role": "user", "content": "Hello"}]}
-    with environ(**bare_environment(**environment)):
-        example.exempt_loopback_from_proxies()
-        with example.Relay(llm, ledger=folder / "ledger", call_limit=1) as relay:
-            way = httpx.HTTPTransport(uds=f"{relay.socket}", verify=False)
-            with httpx.Client(transport=way, timeout=60) as box:
-                return box.post("http://relay/chat/completions", json=call)
-
-
-def bare_environment(**environment: str) -> dict[str, str]:
-    """Return an environment that names no proxy and no authority but these."""
-    names = {name.lower() for name in (*PROXIES, *AUTHORITIES, "no_proxy")}
-    clean = clean_environment()
-    return {n: clean[n] for n in clean if n.lower() not in names} | environment
-
-
-AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-MODELS = ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5-20251001"]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of 127.0.0.1 of an authority's own, with its key."""
-    path = tmp_path_factory.mktemp("authority") / "certificate.pem"
-    options = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tests"]
-    options += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", f"{path}.key", "-out", f"{path}"]
-    output_of("openssl", "req", "-x509", *options, *files)
-    return path
-
-
-class SecureLLM(ScriptedLLM):
-    """A scripted LLM that is asked by https."""
-
-    def __init__(self, certificate: Path):
-        super().__init__()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, f"{certificate}.key")
-        listener = self._server.socket
-        self._server.socket = context.wrap_socket(listener, server_side=True)
-
-    @property
-    def origin(self) -> str:
-        return super().origin.replace("http:", "https:")
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
-def test_a_companys_own_authority_is_honoured_for_the_provider(
-    name: str, model: str, certificate: Path, tmp_path: Path
-):
-    with SecureLLM(certificate) as llm:
-        provider = LLM(model=model, api_key=SecretStr("sk-x"), base_url=llm.base_url)
-        answer = ask(provider, tmp_path, **{name: f"{certificate}"})
-        assert answer.status_code == 200, answer.text
-        # The control: whom nobody vouches for is not asked.
-        answer = ask(provider, tmp_path)
-        assert "CERTIFICATE_VERIFY_FAILED" in answer.text
-    assert len(llm.requests) == 1
-
-
-class Proxy(ScriptedLLM):
-    """A proxy that plays a provider elsewhere."""
-
-    def _answer(self, request: Request) -> Response:
-        request.path = request.path.removeprefix("http://provider.invalid")
-        return super()._answer(request)
-
-
-@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_the_provider_is_asked_at_a_proxy_if_the_user_names_one(
-    name: str, tmp_path: Path
-):
-    llm = LLM(
-        model=MODELS[0],
-        api_key=SecretStr("sk-x"),
-        base_url="http://provider.invalid/v1",
-    )
-    with Proxy() as proxy:
-        answer = ask(llm, tmp_path, **{name: proxy.origin})
-    assert answer.status_code == 200, answer.text
-    assert len(proxy.requests) == 1
-
-
 # ## Hosts that lack something
 
 
@@ -321,7 +216,7 @@ class Lack:
     """What a host lacks, and the words that must name it."""
 
     words: list[str]
-    prefix: str = ""  # a command that runs Python in other circumstances
+    prefix: str = "env"  # a command that runs Python in other circumstances
     environment: dict[str, str] = field(default_factory=dict[str, str])
     programs: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -355,7 +250,7 @@ def lacking(
         start = Run(folder)
         start.prefix = lack.prefix.split()
         path = f"{folder}:{os.environ['PATH']}"
-        return start(timeout=100, **{"PATH": path} | lack.environment)
+        return start(**{"PATH": path} | lack.environment)
 
     with ThreadPoolExecutor(2) as threads:
         yield {name: threads.submit(run, lack) for name, lack in LACKS.items()}
@@ -471,9 +366,7 @@ class Elsewhere(Run):
             self.done = self(
                 DOCKER_CONFIG=f"{config}",
                 PROGRAMBENCH_TASK_IMAGE=image,
-                LLM_MODEL="openai/gpt-4o-mini",
-                LLM_API_KEY="sk-x",
-                LLM_BASE_URL=llm.base_url,
+                **llm.settings,
             )
 
     def bring(self, address: str, sealed: str) -> str:
@@ -499,4 +392,4 @@ def test_a_run_works_with_containerds_store_of_an_engine_that_a_context_names(
     with another_engine(CONTAINERD_STORE, tmp_path_factory) as (address, _):
         run.play(address, sealed_image, tmp_path / "client")
     assert run.done.returncode == 0, run.done.stdout + run.done.stderr
-    assert "./mine.txt" in submission(run)
+    assert "mine.txt" in run.submission()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import signal
-import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +19,12 @@ from typing import Any
 import pytest
 from conftest import (
     TASK_IMAGE,
-    Run,
     image_built,
     load_example,
     output_of,
     sealed_tag,
 )
+from runs import Run
 from scripted_llm import Request, ScriptedLLM, Step
 
 
@@ -79,7 +78,7 @@ USER agent
             "echo $GOPATH:$http_proxy:$TMOUT:": "/go:::",
             "sleep 3; ls /tmp/checked": "No such file",
         },
-        {"./mine.txt": 5},
+        {"mine.txt": 5},
     ),
     # No user `agent`, but its group, which may write to / and /usr.
     "it has no user agent": Image(
@@ -103,8 +102,8 @@ RUN echo kept >"$(printf 'two\nlines')" \
             "echo $HOME": "/home/agent",
             "head --bytes=300M /dev/urandom >/workspace/random": "exit code 0",
         },
-        {"./mine.txt": 5, "./two\nlines": 5, "./random": 300 << 20},
-        ("./unreadable",),
+        {"mine.txt": 5, "two\nlines": 5, "random": 300 << 20},
+        ("unreadable",),
     ),
     # Its `agent` lives in /workspace, with a group that others have too, and start
     # files that talk, fail and end the shell.
@@ -119,7 +118,7 @@ RUN groupadd team \
 ENV GOPATH=/go
 """,
         {"echo $(id -un) $(id -gn)": "agent team", "echo $GOPATH": "/go"},
-        {"./mine.txt": 5},
+        {"mine.txt": 5},
     ),
 }
 
@@ -150,9 +149,7 @@ class Played(Run):
         with self.llm, image_built(dockerfile) as image:
             self.done = self(
                 PROGRAMBENCH_TASK_IMAGE=image,
-                LLM_MODEL="openai/gpt-4o-mini",
-                LLM_API_KEY="sk-x",
-                LLM_BASE_URL=self.llm.base_url,
+                **self.llm.settings,
             )
             ends = ["docker", "events", f"--since={begin}", "--until=0s"]
             ends += ["--filter=event=die", f"--filter=image={sealed_tag(image)}"]
@@ -190,11 +187,9 @@ def test_the_terminal_has_what_a_login_shell_of_the_image_has(play: Played):
 
 
 def test_the_work_is_saved_whatever_lies_beside_it(play: Played):
-    (path,) = play.output.glob("*/submission.tar.gz")
-    with tarfile.open(path) as archive:
-        sizes = {each.name: each.size for each in archive}
+    sizes = play.submission()
     assert sizes | play.image.saved == sizes
-    assert not sizes.keys() & {"./executable", *play.image.left_out}
+    assert not sizes.keys() & {"executable", *play.image.left_out}
 
 
 def test_an_image_with_a_stop_signal_of_its_own_stops_at_once(

@@ -12,7 +12,6 @@ import os
 import re
 import resource
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, load_example, wait_until
+from conftest import EXAMPLE, environ, load_example, wait_until
 from recording import make_certificate
 from relay_bodies import LARGEST, NO_BODIES, TOO_LARGE, Body, as_responses, chat, items
 from scripted_llm import Request, Response, ScriptedLLM, json_response
@@ -155,13 +154,13 @@ def wired(wires: dict[str, Wired], request: pytest.FixtureRequest) -> Wired:
 
 
 @contextlib.contextmanager
-def measured(size: int, seconds: float = 1) -> Iterator[None]:
-    """Bound the time and the memory that this process takes for a body of this size."""
+def measured(size: int, seconds: list[float]) -> Iterator[None]:
+    """Note the time, and bound the memory, that this process takes for such a body."""
     Path("/proc/self/clear_refs").write_text("5")
     base, began = memory("VmRSS"), time.process_time()
     yield
     used, spent = memory("VmHWM") - base, time.process_time() - began
-    assert spent < seconds
+    seconds.append(spent)
     # The client or the recording endpoint runs here too, with copies of its own.
     assert used < 200 + 3 * size / 1e6
 
@@ -176,8 +175,10 @@ def memory(name: str) -> float:
 
 def refused_at_little_cost(wired: Wired, raw: bytes) -> None:
     """Check that a body is refused in less than a second, and 200 MB beside its own."""
-    with measured(len(raw)):
+    seconds = list[float]()
+    with measured(len(raw), seconds):
         wired.refused(wired.ask(raw=raw))
+    assert seconds[0] < 1
 
 
 @pytest.mark.parametrize("model", [MODELS["chat"], MODELS["responses"]])
@@ -220,6 +221,8 @@ def test_the_largest_calls_cost_less_than_a_second_and_200_mb(
     chat_file.write_text(json.dumps(body, ensure_ascii=False))
     responses_file.write_text(json.dumps(as_responses(body), ensure_ascii=False))
     del body
+    for wired in wires.values():
+        wired.ask()  # the first call of a kind imports what it needs
     curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"]
     for model, wired in wires.items():
         file = responses_file if wired.takes_responses else chat_file
@@ -229,11 +232,15 @@ def test_the_largest_calls_cost_less_than_a_second_and_200_mb(
             f"http://relay{wired.path}",
         ]
         command = [*curl, "--data-binary", f"@{file}", *address]
-        wired.llm.requests.clear()
-        # The endpoint reads and parses what LiteLLM sends.
-        with measured(file.stat().st_size, seconds=1.5):
-            status = subprocess.check_output(command, text=True, timeout=60)
-        assert (status, len(wired.llm.requests)) == ("200", 1), model
+        # The better of two: a neighbour on the same core only ever adds to the time.
+        costs = list[float]()
+        for _ in range(2):
+            wired.llm.requests.clear()
+            with measured(file.stat().st_size, costs):
+                status = subprocess.check_output(command, text=True, timeout=60)
+            assert (status, len(wired.llm.requests)) == ("200", 1), model
+        # The endpoint, which reads and parses what LiteLLM sends, has its share.
+        assert min(costs) < 1.5, (model, costs)
         wired.llm.requests.clear()
 
 
@@ -356,16 +363,35 @@ def test_a_key_in_an_answer_is_masked(tmp_path: Path):
         assert choice["message"]["content"] == "It is ***."
 
 
-@every_model
-def test_a_proxy_is_used_but_for_this_host(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    with ScriptedLLM() as proxy:
-        for name in ("HTTP_PROXY", "http_proxy"):
-            monkeypatch.setenv(name, proxy.origin)
+# What may say how a provider is reached, in small letters or in capitals.
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+AUTHORITIES = ("ssl_cert_file", "ssl_cert_dir", "requests_ca_bundle", "curl_ca_bundle")
+
+
+@contextlib.contextmanager
+def host_with(**variables: str) -> Iterator[None]:
+    """Have these variables, and no others that say how a provider is reached."""
+    others = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in PROXIES + AUTHORITIES
+    }
+    with environ(**others | variables), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay.litellm, "ssl_verify", True)  # as it will be again
         relay.exempt_loopback_from_proxies()
+        yield
+
+
+def each_once(*names: str) -> Any:
+    """Parametrize a test with each model and, for one of them, each variable."""
+    cases = [(names[0], model) for model in MODELS.values()]
+    cases += [(name, MODELS["chat"]) for name in names[1:]]
+    return pytest.mark.parametrize(("name", "model"), cases)
+
+
+@each_once("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+def test_a_proxy_is_used_but_for_this_host(name: str, model: str, tmp_path: Path):
+    with ScriptedLLM() as proxy, host_with(**{name: proxy.origin}):
         for host in ("127.0.0.1", "localhost"):
             with wire(tmp_path, model) as wired:
                 url = wired.relay.llm.base_url.replace("127.0.0.1", host)
@@ -377,23 +403,26 @@ def test_a_proxy_is_used_but_for_this_host(
             assert proxy.requests[0].path.startswith("http://192.0.2.1/")
 
 
-@every_model
-def test_a_ca_bundle_of_requests_is_honoured(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost's, by nobody whom this host knows."""
+    return make_certificate(tmp_path_factory.mktemp("authority"))
+
+
+@each_once("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+def test_a_companys_own_authority_is_honoured_for_the_provider(
+    name: str, model: str, certificate: Path, tmp_path: Path
 ):
-    certificate = make_certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setattr(relay.litellm, "ssl_verify", True)
-    for bundle, expected in (("", 500), (str(certificate), 200)):
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
-        with wire(tmp_path, model) as wired:
-            server = wired.llm._server
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-            url = wired.relay.llm.base_url.replace("http:", "https:")
-            wired.relay.llm.base_url = url.replace("127.0.0.1", "localhost")
-            assert wired.ask().status == expected
+    # The control: whom nobody vouches for is not asked.
+    for variables, status in (({name: f"{certificate}"}, 200), ({}, 500)):
+        with host_with(**variables), wire(tmp_path, model) as wired:
+            wired.llm.speak_tls(certificate)
+            wired.relay.llm.base_url = re.sub(
+                "http://127.0.0.1", "https://localhost", wired.relay.llm.base_url
+            )
+            answer = wired.ask()
+        assert answer.status == status, answer.text
+        assert variables or "CERTIFICATE_VERIFY_FAILED" in answer.text
 
 
 # ## Cost and limits

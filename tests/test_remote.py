@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from pathlib import Path
 import pytest
 from conftest import (
     TASK_IMAGE,
-    Run,
     another_engine,
     bring_images,
     clean_environment,
@@ -27,6 +25,7 @@ from conftest import (
     plain_workspace,
     wait_until,
 )
+from runs import Run
 from scripted_llm import Request, ScriptedLLM, Step
 
 
@@ -91,12 +90,7 @@ def run_there(
             strike()
 
     with ScriptedLLM([WORK], respond=respond) as llm:
-        done = run(
-            DOCKER_HOST=engine.url,
-            LLM_API_KEY="sk-x",
-            LLM_MODEL="openai/gpt-4o-mini",
-            LLM_BASE_URL=llm.base_url,
-        )
+        done = run(DOCKER_HOST=engine.url, **llm.settings)
     assert not llm.script, done.stderr
     return done
 
@@ -106,12 +100,10 @@ def test_a_whole_run_needs_no_port_of_its_engine(
 ):
     done = run_there(elsewhere, run_example)
     assert done.returncode == 0, done.stderr
-    (path,) = run_example.output.glob("*/submission.tar.gz")
-    with tarfile.open(path) as archive:
-        notes = archive.extractfile("./NOTES.md")
-        assert notes and notes.read().decode() == f"{NOTES}\n"
-        # Its owner is not root where the engine gives the ids.
-        assert not {"./executable", "./moved"} & {*archive.getnames()}
+    saved = run_example.submission()
+    assert saved["NOTES.md"] == len(f"{NOTES}\n")
+    # Its owner is not root where the engine gives the ids.
+    assert not {"executable", "moved"} & saved.keys()
     assert not elsewhere.leftovers()
 
 
@@ -169,8 +161,6 @@ def test_the_disk_of_this_host_is_not_taken_for_that_engines(
     elsewhere.docker("build", "--quiet", f"--tag={image}", f"{tmp_path}")
     small = 'mount -t tmpfs -o size=100m tmpfs /var/lib/docker && exec "$@"'
     run_example.prefix = ["unshare", "--mount", "sh", "-c", small, "sh"]
-    done = run_example(
-        timeout=60, DOCKER_HOST=elsewhere.url, PROGRAMBENCH_TASK_IMAGE=image
-    )
+    done = run_example(DOCKER_HOST=elsewhere.url, PROGRAMBENCH_TASK_IMAGE=image)
     # There is no network for the build over there, so it goes no further.
     assert "Building" in done.stdout, done.stderr

@@ -16,7 +16,8 @@ from typing import Any
 import litellm
 import psutil
 import pytest
-from conftest import TASK_IMAGE, Run, in_memory, instance_id, output_of
+from conftest import TASK_IMAGE, in_memory, instance_id, output_of
+from runs import Run
 from scripted_llm import (
     Request,
     Response,
@@ -132,6 +133,7 @@ def documents() -> set[str]:
 def rehearsal(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
     """A run without any LLM settings, with a temp folder of a long and odd name."""
     run = Run(tmp_path_factory.mktemp("rehearsal"))
+    run.prefix = ["env"]  # as a user starts it
     run.temp = run.temp / ("a b%c:d'" + 90 * "x")
     run.temp.mkdir()
     return Played(run, run())
@@ -234,7 +236,8 @@ def test_a_run_leaves_no_container_process_or_file_behind(played: Played):
     container = played.seen["container"]["Id"]
     assert container not in output_of("docker", "ps", "--all", "--quiet", "--no-trunc")
     assert played.seen["processes"]
-    assert not any(process.is_running() for process in played.seen["processes"])
+    _, running = psutil.wait_procs(played.seen["processes"], timeout=5)
+    assert not running
     assert not played.run.leftovers()
     for process in psutil.process_iter(["cmdline"]):
         assert container not in " ".join(process.info["cmdline"] or [])
@@ -368,7 +371,7 @@ def test_a_run_that_fails_saves_its_work_and_keeps_older_results(rehearsal: Play
     older = {path.name: path.read_bytes() for path in rehearsal.folder.iterdir()}
     with ScriptedLLM(script_with("x")[-2:-1], respond=refuse) as llm:
         run = rehearsal.run
-        done = run(LLM_API_KEY="sk-x", LLM_MODEL="openai/x", LLM_BASE_URL=llm.base_url)
+        done = run(**llm.settings)
     failed = Played(run, done)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()

@@ -17,7 +17,6 @@ from conftest import (
     EXAMPLE,
     ROOT,
     TASK_IMAGE,
-    Run,
     clean_environment,
     environ,
     image_built,
@@ -27,6 +26,7 @@ from conftest import (
     output_of,
     run_script,
 )
+from runs import Run
 
 from openhands.sdk import LLM
 from openhands.sdk.llm.utils.verified_models import VERIFIED_MODELS
@@ -414,7 +414,7 @@ def test_a_process_that_starts_with_what_must_be_mended_ends_with_status_2(
         missing("only root can mount")
     before = f'set -e; cd {tmp_path}; {shell}\ncd {ROOT}; exec "$@"'
     run_example.prefix = ["unshare", "--mount", "bash", "-c", before, "bash"]
-    done = run_example(timeout=60)
+    done = run_example()
     check_refusal(done.returncode, done.stdout, done.stderr, told)
 
 
