@@ -430,7 +430,7 @@ class PlainVisualizer(DefaultConversationVisualizer):
         plain = printable_values(event.model_dump(mode="json"))
         with self._console.capture() as captured:
             super().on_event(type(event).model_validate(plain))
-        print(textwrap.indent(captured.get(), INDENT), end="", flush=True)
+        print_if_read(textwrap.indent(captured.get(), INDENT), end="")
 
 
 def printable_values(value: Any) -> Any:
@@ -459,7 +459,7 @@ def tell_early_end(error: BaseException, workspace: "Cleanroom", relay: "Relay")
     else:
         last_call = one_line(relay.last, 200)
         cause += f" Last LLM call, to {relay.provider}: {last_call}"
-    print(f"\nThe run ended early: {cause}", file=sys.stderr)
+    print_if_read(f"\nThe run ended early: {cause}", sys.stderr)
     return error.status if isinstance(error, Stopped) else 1
 
 
@@ -523,6 +523,12 @@ then
     echo "/workspace is a symbolic link, not a folder" >&2
     exit 1
 fi
+if [ ! -d /workspace ]
+then
+    echo "there is no folder /workspace, as every cleanroom image has one" >&2
+    exit 1
+fi
+chmod 1777 /tmp
 if ! getent passwd agent
 then
     getent group agent || groupadd agent
@@ -549,16 +555,17 @@ set -e
 cd /cleanroom
 export HOME=/home/agent
 export IMAGE_PATH="$PATH"
-/usr/sbin/runuser -u agent -- /bin/bash -l show_variables 3>variables || :
-# A start file that ends the shell must not take the image's own variables along.
+timeout --signal=KILL 20 \
+    /usr/sbin/runuser -u agent -- /bin/bash -l show_variables 3>variables || :
+# A start file that ends the shell, or waits, must not take the image's own along.
 [ -s variables ] || /bin/bash -p show_variables 3>variables
 {
     # Only in the first shell: what the agent then changes is not changed back.
     echo 'if [ -z "$TASK_VARIABLES" ]; then export TASK_VARIABLES=set'
     # As in the benchmark's harness: nothing waits for a key, or draws on the screen.
     echo 'export PAGER=cat MANPAGER=cat LESS=-R PIP_PROGRESS_BAR=off TQDM_DISABLE=1'
-    # A shell that waits for its next command is not to end.
-    grep -v ' TMOUT=' variables
+    # A shell is not to end while it waits, or where a command fails.
+    grep -v -E ' (TMOUT|SHELLOPTS|BASHOPTS)=' variables
     echo fi
 } >task_variables
 touch /etc/bash.bashrc
@@ -985,7 +992,7 @@ def cleanroom_image(task_image: TaskImage, sdk_source: Path | None) -> str:
         names = run([*new_files, "openhands-*"], cwd=sdk).split("\0")[:-1]
         contents = run(["git", "hash-object", "--", *names], cwd=sdk)
         changes += "\n".join([*names, contents])
-        sealed = (sdk / SDK_DOCKERFILE).read_text() + SEAL
+        sealed = (sdk / SDK_DOCKERFILE).read_text(encoding="utf-8") + SEAL
         content = "\n".join([task_image.id, commit, changes, plain, sealed])
         digest = hashlib.sha256(content.encode()).hexdigest()
         tag = f"programbench-cleanroom:{digest[:40]}"
@@ -1047,7 +1054,9 @@ def sdk_checkout(sdk_source: Path | None) -> Path:
     )
     for folder in candidates:
         project = folder / "openhands-sdk" / "pyproject.toml"
-        if project.is_file() and f'"{SDK_VERSION}"' in project.read_text():
+        if project.is_file() and f'"{SDK_VERSION}"' in project.read_text(
+            encoding="utf-8"
+        ):
             return folder.resolve()
     if sdk_source:
         raise CleanroomError(f"{sdk_source} is not one: {hint}.")
@@ -1081,7 +1090,7 @@ def build(
     builder = run(["docker", "context", "show"], hint=ENGINE_HINT)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "Dockerfile")
-        file.write_text(dockerfile)
+        file.write_text(dockerfile, encoding="utf-8")
         command = ["docker", "buildx", "build", f"--builder={builder}", "--load"]
         command += ["--platform=linux/amd64", "--progress=plain"]
         command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
@@ -2729,7 +2738,7 @@ def write_line(file: IO[str], line: str) -> None:
         file.write(f"{line}\n")
         file.flush()
     except (OSError, ValueError) as error:  # ValueError: it is closed
-        print(f"A line of {file.name} is lost: {error}", file=sys.stderr)
+        print_if_read(f"A line of {file.name} is lost: {error}", sys.stderr)
 
 
 def save_submission(workspace: Cleanroom, folder: Path) -> Path | None:
@@ -2737,9 +2746,8 @@ def save_submission(workspace: Cleanroom, folder: Path) -> Path | None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         part = Path(scratch, "submission.tar.gz")
         if problem := copy_workspace(workspace.container, part):
-            print(
-                f"error: the engine does not hand over the work: {problem}",
-                file=sys.stderr,
+            print_if_read(
+                f"error: the engine does not hand over the work: {problem}", sys.stderr
             )
             return None
         return part.replace(folder / part.name)
@@ -2892,7 +2900,21 @@ INDENT = "  "  # before what the agent has to do with
 
 def say(step: str) -> None:
     """Print what comes next, after the seconds since the start."""
-    print(f"[{time.monotonic() - STARTED:6.1f} s] {step}", flush=True)
+    print_if_read(f"[{time.monotonic() - STARTED:6.1f} s] {step}")
+
+
+def print_if_read(text: str, stream: IO[str] | None = None, end: str = "\n") -> None:
+    """Print at once. Where nobody can read it any more, the run goes on without.
+
+    The reader of a pipe may end, or the disk of a log file be full.
+    """
+    out = stream or sys.stdout
+    try:
+        print(text, end=end, file=out, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())  # what is still to be printed goes there
+        os.close(nowhere)
 
 
 def show(text: str) -> None:
@@ -2963,6 +2985,12 @@ def succeeds(command: list[str]) -> bool:
         return process.wait() == 0
 
 
+def forget_the_callers_repository() -> None:
+    """Have git look at the SDK's checkout, also where a hook of git's is the caller."""
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        os.environ.pop(name, None)
+
+
 def exempt_loopback_from_proxies() -> None:
     """Have no library look for this host's own loopback behind a proxy."""
     exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
@@ -2973,6 +3001,7 @@ def exempt_loopback_from_proxies() -> None:
 def script() -> int:
     """Run `main()`; whatever ends it is told in one sentence."""
     exempt_loopback_from_proxies()
+    forget_the_callers_repository()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # which may know ASCII alone
             stream.reconfigure(errors="replace")

@@ -761,3 +761,21 @@ def test_many_files_and_a_sparse_one_are_saved_in_little_memory(play: Play):
     assert saved["sparse"] == SPARSE
     assert sum(name.startswith("many/") for name in saved) >= MANY_FILES
     assert play.peak < 1 << 30
+
+
+def test_a_run_whose_words_nobody_can_read_saves_its_work(
+    task_image: str, tmp_path: Path
+):
+    run, full = Run(tmp_path), Path("/dev/full")
+    folders = {"PROGRAMBENCH_OUTPUT_DIR": f"{run.output}", "TMPDIR": f"{run.temp}"}
+    # It ends early: that is told too. Until then it has still stopped what stalls.
+    limits = {"PROGRAMBENCH_STEP_LIMIT": "2", "PROGRAMBENCH_COMMAND_LIMIT": "4"}
+    with ScriptedLLM([WORK, shell("yes"), shell("true")]) as llm:
+        environment = clean_environment(**folders, **limits, **llm.settings)
+        script = start(environment, full, full)
+        script.join(120)
+    assert script.exitcode == 1
+    assert len(llm.requests) == 2
+    assert "src/work.txt" in run.submission()
+    (trajectory,) = run.output.glob("*/trajectory.jsonl")
+    assert "[Stopped after" in trajectory.read_text()

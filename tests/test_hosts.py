@@ -60,13 +60,17 @@ class OddHost(Run):
         write(home / ".docker" / "config.json", json.dumps(CLIENT_PROXIES))
         for name, script in PROGRAMS.items():
             write(programs / name, f"#!/bin/sh\n{script}", 0o755)
-        self.environment = PROXIES | {
-            "NO_PROXY": "",
-            "HOME": f"{home}",
-            "XDG_CACHE_HOME": f"{example.CACHE.parent}",
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "TMPDIR": f"{self.temp}",
-        }
+        self.environment = (
+            PROXIES
+            | ODD_VARIABLES
+            | {
+                "NO_PROXY": "",
+                "HOME": f"{home}",
+                "XDG_CACHE_HOME": f"{example.CACHE.parent}",
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "TMPDIR": f"{self.temp}",
+            }
+        )
         steps: list[Step] = [
             ("terminal", {"command": "env"}),
             ("terminal", {"command": "echo mine >/workspace/mine.txt"}),
@@ -107,6 +111,14 @@ CLIENT_PROXIES = {
             ["httpProxy", "httpsProxy", "ftpProxy", "allProxy", "noProxy"], CLOSED
         )
     }
+}
+# Texts are ASCII there, a hook of git's is the caller, and Docker is another processor's.
+ODD_VARIABLES = {
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "GIT_DIR": "/nowhere",
+    "GIT_INDEX_FILE": "/nowhere/index",
+    "DOCKER_DEFAULT_PLATFORM": "linux/arm64",
 }
 # Programs of the odd host's, which run the real ones.
 REAL = 'PATH=${PATH#*:} exec "${0##*/}" "$@"'

@@ -80,7 +80,8 @@ USER agent
         },
         {"mine.txt": 5},
     ),
-    # No user `agent`, but its group, which may write to / and /usr.
+    # No user `agent`, but its group, which may write to / and /usr; nobody to /tmp, and
+    # a login shell waits.
     "it has no user agent": Image(
         r"""
 USER root
@@ -90,8 +91,9 @@ RUN userdel --remove agent \
  && chgrp agent / /usr \
  && chmod g+w / /usr \
  && usermod --shell /usr/sbin/nologin root \
- && echo 'exec /bin/false' \
-    | tee -a /root/.bashrc /etc/skel/.profile >>/etc/skel/.bashrc
+ && echo 'exec /bin/false' | tee -a /root/.bashrc >>/etc/skel/.bashrc \
+ && echo 'exec sleep 600' >>/etc/skel/.profile \
+ && chmod 0755 /tmp
 WORKDIR /workspace
 RUN echo kept >"$(printf 'two\nlines')" \
  && echo 'nobody can read it' >unreadable \
@@ -115,7 +117,7 @@ RUN groupadd team \
  && printf 'echo noise\nnonsense(\n' >>/home/agent/.bashrc \
  && printf 'echo noise\nfalse\nexec /bin/false\n' \
     | tee /workspace/.bashrc >/workspace/.profile
-ENV GOPATH=/go
+ENV GOPATH=/go SHELLOPTS=errexit:nounset BASHOPTS=nullglob
 """,
         {"echo $(id -un) $(id -gn)": "agent team", "echo $GOPATH": "/go"},
         {"mine.txt": 5},

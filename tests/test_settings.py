@@ -253,6 +253,7 @@ UNFIT = {
     "RUN useradd --uid 10001 taken": "taken has the id 10001",
     "RUN groupadd --gid 10001 taken": "taken has the id 10001",
     "RUN mv /workspace /w && ln -s /w /workspace": "/workspace is a symbolic link",
+    "RUN rm -r /workspace": "there is no folder /workspace",
 }
 
 
