@@ -114,6 +114,7 @@ RUN echo kept >"$(printf 'two\nlines')" \
 USER root
 RUN groupadd team \
  && usermod --home /workspace --gid team agent \
+ && groupdel agent \
  && printf 'echo noise\nnonsense(\n' >>/home/agent/.bashrc \
  && printf 'echo noise\nfalse\nexec /bin/false\n' \
     | tee /workspace/.bashrc >/workspace/.profile
