@@ -98,7 +98,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openhands.sdk import LLM, Conversation, Event, LLMConvertibleEvent
 from openhands.sdk.conversation import BaseConversation, DefaultConversationVisualizer
-from openhands.sdk.conversation.exceptions import WebSocketConnectionError
+from openhands.sdk.conversation.exceptions import (
+    ConversationRunError,
+    WebSocketConnectionError,
+)
 from openhands.sdk.event import ActionEvent, ObservationBaseEvent
 from openhands.sdk.llm.call_context import LLMCallContext
 from openhands.sdk.llm.options import chat_options, responses_options
@@ -112,6 +115,7 @@ from openhands.workspace import DockerDevWorkspace
 # ## Settings
 
 CMATRIX = "programbench/abishekvashok_1776_cmatrix.5c082c6:task_cleanroom_v6"
+INSTRUCTION = r"^(characterise|rebuild)$|\s"  # one other word is a slip
 IMAGE_NAME = r"^(\w[\w.:-]*/)*[a-z0-9][\w.-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
 
 
@@ -141,8 +145,8 @@ class Settings(
     """the name of the task's cleanroom image"""
     programbench_output_dir: Path = Path("submissions")
     """the run folder, which gets a folder for each task"""
-    programbench_instruction: str = "characterise"
-    """what the agent is to do: characterise, rebuild, or a text of your own"""
+    programbench_instruction: str = Field("characterise", pattern=INSTRUCTION)
+    """what the agent is to do: characterise, rebuild, or a text of several words"""
     programbench_time_limit: int | None = Field(None, gt=0, lt=1_000_000)
     """how long the agent may work, in whole seconds"""
     programbench_command_limit: int = Field(180, gt=0, lt=1_000_000)
@@ -228,6 +232,10 @@ class CleanroomError(Exception):
 
 def settings_from_environment() -> Settings:
     """Read the settings; tells all that is wrong with them at once."""
+    known = {name.upper() for name in Settings.model_fields}
+    for name in sorted({*os.environ} - known):
+        if name.startswith("PROGRAMBENCH_"):
+            say(f"Warning: {printable(name)} is no setting of this script")
     try:
         return Settings.model_validate(dict(os.environ))
     except ValidationError as error:
@@ -235,7 +243,11 @@ def settings_from_environment() -> Settings:
         for problem in error.errors():
             name = str(problem["loc"][0])
             meaning = Settings.model_fields[name.lower()].description
-            wrong = problem["msg"] if os.environ[name].strip() else "It is empty"
+            wrong = problem["msg"]
+            if not os.environ[name].strip():
+                wrong = "It is empty"
+            elif problem["type"] == "string_pattern_mismatch":
+                wrong = "It has another form"
             problems.append(f"{name}: {wrong}. Unset it, or set it to {meaning}.")
         raise CleanroomError("\nerror: ".join(problems)) from None
 
@@ -465,6 +477,8 @@ def tell_early_end(error: BaseException, workspace: "Cleanroom", relay: "Relay")
 
 def what_went_wrong(error: BaseException) -> str:
     """Say what an exception says, and what the agent server said where it failed."""
+    if isinstance(error, ConversationRunError):
+        error = error.original_exception
     if isinstance(error, httpx.HTTPStatusError):
         words = " ".join(error.response.text.split())[:500]
         status = error.response.status_code
@@ -1020,7 +1034,8 @@ def image_exists(name: str) -> bool:
 
 def inspect_task_image(name: str) -> TaskImage:
     """Return what the engine says of an image, which it pulls if need be."""
-    hint = f"set PROGRAMBENCH_TASK_IMAGE, now {name}, to an image for linux/amd64"
+    hint = f"set PROGRAMBENCH_TASK_IMAGE, now {name}, to an image for linux/amd64 "
+    hint += "that the engine has or can pull"
     if not image_exists(name):
         check_disk_space()
         say(f"Pulling {name}")
@@ -2511,6 +2526,7 @@ class Relay:
         text = text.replace("APIError", "error")
         entry["status"] = status
         entry["error"] = one_line(text, 300)
+        say(f"An LLM call failed with {status}: {one_line(text, 100)}")
         response = error_response(status, text, "provider_error")
         if answer is not None and "retry-after" in answer.headers:
             wait = one_line(answer.headers["retry-after"], 100)
@@ -2837,13 +2853,15 @@ def set_older_results_aside(folder: Path) -> None:
     It is a folder from which `programbench submit publish` takes nothing.
     """
     names = ["submission.tar.gz", f"{folder.name}.traj.json"]
-    for name in (*names, "trajectory.jsonl", "llm_calls.jsonl"):
-        path = folder / name
-        if path.exists():
-            older = folder / "older"
-            older.mkdir(exist_ok=True)
-            (older / ".gitignore").write_text("*\n")
-            path.rename(older / f"{path.stat().st_mtime:.0f}-{name}")
+    names += ["trajectory.jsonl", "llm_calls.jsonl"]
+    found = [folder / name for name in names if (folder / name).exists()]
+    if found:
+        older = folder / "older"
+        older.mkdir(exist_ok=True)
+        (older / ".gitignore").write_text("*\n")
+        ended = max(path.stat().st_mtime for path in found)
+        for path in found:
+            path.rename(older / f"{ended:.0f}-{path.name}")
 
 
 def print_submission(path: Path) -> None:

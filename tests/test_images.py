@@ -148,13 +148,15 @@ class Played(Run):
     def play(self) -> Played:
         """Run it to its end."""
         dockerfile = f"FROM {TASK_IMAGE}\n{self.image.dockerfile}"
-        begin = f"{time.time():.0f}"
+        begin = int(time.time())
         with self.llm, image_built(dockerfile) as image:
             self.done = self(
                 PROGRAMBENCH_TASK_IMAGE=image,
                 **self.llm.settings,
             )
-            ends = ["docker", "events", f"--since={begin}", "--until=0s"]
+            # Not "0s", which leaves out the second that is under way.
+            times = [f"--since={begin}", f"--until={time.time():.6f}"]
+            ends = ["docker", "events", *times]
             ends += ["--filter=event=die", f"--filter=image={sealed_tag(image)}"]
             status = '--format={{index .Actor.Attributes "exitCode"}}'
             self.statuses = output_of(*ends, status).split()

@@ -50,6 +50,7 @@ BAD = {
     "LLM_INPUT_COST_PER_TOKEN": NO_AMOUNT,
     "LLM_OUTPUT_COST_PER_TOKEN": NO_AMOUNT,
     "PROGRAMBENCH_TASK_IMAGE": NO_IMAGE,
+    "PROGRAMBENCH_INSTRUCTION": ["rebuld", "characterize", "Rebuild", "rebuild."],
 }
 GOOD = {
     "PROGRAMBENCH_TIME_LIMIT": {"1": 1, " 60 ": 60, "999999": 999_999},
@@ -108,6 +109,13 @@ def test_all_bad_settings_are_told_together_and_no_secret_with_them():
 def test_a_setting_that_is_empty_is_told_and_not_taken_for_unset(nothing: str):
     names = {name.upper() for name in example.Settings.model_fields}
     assert complaints(**dict.fromkeys(names, nothing)).keys() == names
+
+
+def test_a_variable_that_is_no_setting_is_told(capsys: pytest.CaptureFixture[str]):
+    with environ(PROGRAMBENCH_TIMELIMIT="60", PROGRAMBENCH_TIME_LIMIT="60"):
+        example.settings_from_environment()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "PROGRAMBENCH_TIMELIMIT is no setting" in line
 
 
 @pytest.mark.parametrize("name", GOOD)
