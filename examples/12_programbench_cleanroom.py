@@ -90,7 +90,6 @@ from litellm.caching.llm_caching_handler import LLMClientCache
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError, from_json
 from rich.console import Console
-from rich.text import Text
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from uvicorn import Config, Server
@@ -98,10 +97,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openhands.sdk import LLM, Conversation, Event, LLMConvertibleEvent
 from openhands.sdk.conversation import BaseConversation, DefaultConversationVisualizer
-from openhands.sdk.conversation.exceptions import (
-    ConversationRunError,
-    WebSocketConnectionError,
-)
+from openhands.sdk.conversation.exceptions import WebSocketConnectionError
 from openhands.sdk.event import ActionEvent, ObservationBaseEvent
 from openhands.sdk.llm.call_context import LLMCallContext
 from openhands.sdk.llm.options import chat_options, responses_options
@@ -477,8 +473,8 @@ def tell_early_end(error: BaseException, workspace: "Cleanroom", relay: "Relay")
 
 def what_went_wrong(error: BaseException) -> str:
     """Say what an exception says, and what the agent server said where it failed."""
-    if isinstance(error, ConversationRunError):
-        error = error.original_exception
+    # What the SDK wraps in an error of its own, which says little more than an id.
+    error = getattr(error, "original_exception", error)
     if isinstance(error, httpx.HTTPStatusError):
         words = " ".join(error.response.text.split())[:500]
         status = error.response.status_code
@@ -2939,7 +2935,7 @@ def show(text: str) -> None:
     """Print a text of the agent's, indented, in lines that no terminal breaks."""
     console = Console(width=Console().width - len(INDENT), highlight=False)
     with console.capture() as captured:
-        console.print(Text(printable(text)))
+        console.print(printable(text), markup=False, emoji=False)
     print(textwrap.indent(captured.get(), INDENT), end="")
 
 
