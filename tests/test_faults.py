@@ -641,7 +641,7 @@ def plays(
     chosen = {
         item.callspec.params["play"]  # pyright: ignore
         for item in request.session.items
-        if item.path == request.path
+        if item.path == request.path and "play" in item.fixturenames  # pyright: ignore
     }
     starting = threading.Semaphore(1)
 
