@@ -565,7 +565,7 @@ for model in sys.argv[3:]:
 """
 
 
-def test_nothing_is_printed(tmp_path: Path):
+def test_only_the_script_prints_and_a_line_for_each_call_that_fails(tmp_path: Path):
     """Neither "Give Feedback" nor a warning, whatever happens."""
     script = tmp_path / "script.py"
     script.write_text(SILENT)
@@ -575,4 +575,8 @@ def test_nothing_is_printed(tmp_path: Path):
         command = [sys.executable, script, EXAMPLE, llm.origin, *models]
         options: Any = {"env": environment, "cwd": tmp_path, "timeout": 120}
         done = subprocess.run(command, capture_output=True, text=True, **options)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(models)
+    for line in lines:
+        assert re.match(r"\[ +[\d.]+ s\] An LLM call failed with 500: ", line)
