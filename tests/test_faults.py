@@ -77,7 +77,8 @@ class Fault:
     within: float = 30  # seconds from the fault to the script's end
     saved: bool = True
     begun: bool = True  # and so it says what it cost
-    outlasted: float = 20  # seconds after which nothing is left
+    # Seconds after which nothing is left: ten are the container's own, to save the work.
+    outlasted: float = 25
     abrupt: bool = False  # nobody is there to remove the temp folders
 
 
@@ -185,9 +186,11 @@ class Play(Run):
     def see_the_end(self) -> None:
         """See what outlasts the script, and how long; what seems to stay is ended."""
         deadline = self.ended + self.fault.outlasted + 10
-        while (left := self.left()) and time.monotonic() < deadline:
+        looked = time.monotonic()  # the look itself takes its time where much runs
+        while (left := self.left()) and looked < deadline:
             time.sleep(0.3)
-        self.outlasted, self.remains = time.monotonic() - self.ended, left
+            looked = time.monotonic()
+        self.outlasted, self.remains = looked - self.ended, left
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
