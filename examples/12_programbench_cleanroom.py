@@ -2522,7 +2522,7 @@ class Relay:
         text = text.replace("APIError", "error")
         entry["status"] = status
         entry["error"] = one_line(text, 300)
-        say(f"An LLM call failed with {status}: {one_line(text, 100)}")
+        say(f"An LLM call failed with {status}: {entry['error'][:100]}")
         response = error_response(status, text, "provider_error")
         if answer is not None and "retry-after" in answer.headers:
             wait = one_line(answer.headers["retry-after"], 100)

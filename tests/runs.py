@@ -76,13 +76,17 @@ class Run:
         # not forked.
         self.prefix = list[str]()
 
-    def __call__(self, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Return what became of it."""
+    def variables(self, **settings: str) -> dict[str, str]:
+        """Return the variables of a run with these settings, and its own folders."""
         folders = {
             "PROGRAMBENCH_OUTPUT_DIR": f"{self.output}",
             "TMPDIR": f"{self.temp}",
         }
-        environment = clean_environment(**folders | environment)
+        return clean_environment(**folders | settings)
+
+    def __call__(self, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Return what became of it."""
+        environment = self.variables(**settings)
         if self.prefix:
             return self.started_anew(environment)
         stdout, stderr = (self.temp.with_name(name) for name in ("stdout", "stderr"))

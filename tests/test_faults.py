@@ -30,7 +30,6 @@ import psutil
 import pytest
 from conftest import (
     TASK_IMAGE,
-    clean_environment,
     image_unbuilt,
     instance_id,
     missing,
@@ -77,8 +76,7 @@ class Fault:
     within: float = 30  # seconds from the fault to the script's end
     saved: bool = True
     begun: bool = True  # and so it says what it cost
-    # Seconds after which nothing is left: ten are the container's own, to save the work.
-    outlasted: float = 25
+    outlasted: float = 20  # seconds after which nothing is left
     abrupt: bool = False  # nobody is there to remove the temp folders
 
 
@@ -102,10 +100,7 @@ class Play(Run):
         older = self.output / INSTANCE / "submission.tar.gz"
         older.parent.mkdir(parents=True)
         older.write_bytes(OLDER)
-        settings = {
-            "PROGRAMBENCH_OUTPUT_DIR": f"{self.output}",
-            "TMPDIR": f"{self.temp}",
-        }
+        settings = dict[str, str]()
         try:
             with self.llm, contextlib.ExitStack() as exits:
                 settings |= self.llm.settings | self.fault.settings
@@ -113,7 +108,7 @@ class Play(Run):
                     settings |= exits.enter_context(self.fault.around(self))
                 if self.fault.at:
                     self.in_background(self.strike_at_the_command)
-                self.run_script(clean_environment(**settings))
+                self.run_script(self.variables(**settings))
                 self.see_the_end()
         finally:
             self.over.set()
@@ -770,12 +765,10 @@ def test_a_run_whose_words_nobody_can_read_saves_its_work(
     task_image: str, tmp_path: Path
 ):
     run, full = Run(tmp_path), Path("/dev/full")
-    folders = {"PROGRAMBENCH_OUTPUT_DIR": f"{run.output}", "TMPDIR": f"{run.temp}"}
     # It ends early: that is told too. Until then it has still stopped what stalls.
     limits = {"PROGRAMBENCH_STEP_LIMIT": "2", "PROGRAMBENCH_COMMAND_LIMIT": "4"}
     with ScriptedLLM([WORK, shell("yes"), shell("true")]) as llm:
-        environment = clean_environment(**folders, **limits, **llm.settings)
-        script = start(environment, full, full)
+        script = start(run.variables(**limits, **llm.settings), full, full)
         script.join(120)
     assert script.exitcode == 1
     assert len(llm.requests) == 2

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,12 @@ def test_a_whole_run_needs_no_port_of_its_engine(
 ):
     done = run_there(elsewhere, run_example)
     assert done.returncode == 0, done.stderr
-    saved = run_example.submission()
-    assert saved["NOTES.md"] == len(f"{NOTES}\n")
+    (path,) = run_example.output.glob("*/submission.tar.gz")
+    with tarfile.open(path) as archive:
+        notes = archive.extractfile("./NOTES.md")
+        assert notes and notes.read().decode() == f"{NOTES}\n"
     # Its owner is not root where the engine gives the ids.
-    assert not {"executable", "moved"} & saved.keys()
+    assert not {"executable", "moved"} & run_example.submission().keys()
     assert not elsewhere.leftovers()
 
 
