@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import shlex
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -101,6 +103,20 @@ def test_every_file_of_the_agents_is_submitted_as_it_is(work: Work):
         f"{deep}/file",
     }
     assert others <= members.keys()
+
+
+def test_what_gets_smaller_is_compressed_and_all_tools_read_it(tmp_path: Path):
+    random, path = os.urandom(300_000), tmp_path / "archive.gz"
+    blocks = [random, bytes(5_000_000), b"", b"text\n"]
+    with load_example().GzipFile(path) as file:
+        for block in blocks:
+            file.write(block)
+    assert len(random) < path.stat().st_size < len(random) + 10_000
+    # Some read but the first member of a gzip file, so there must be one alone.
+    reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    assert reader.decompress(path.read_bytes()) == b"".join(blocks)
+    assert reader.eof
+    assert not reader.unused_data
 
 
 def test_the_reference_binary_is_not_submitted_whatever_its_name(work: Work):
