@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -373,6 +374,10 @@ DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/doc
         mount --bind /run/ids $file
     done
     exec dockerd -lwarn --config-file=/run/daemon.json"""
+# With no rights on this host: its root is the first of these ids, once it is told so.
+ROOTLESS = """unshare --user --keep-caps sh -euc
+    'read -r _; exec setpriv --reuid=0 --regid=0 --clear-groups "$@"' sh"""
+ROOTLESS_IDS = 100_000
 
 
 def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
@@ -387,7 +392,10 @@ def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
 def another_engine(
     settings: dict[str, Any], factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, int]]:
-    """Have another engine with these settings; yields its address and its process."""
+    """Have another engine with these settings; yields its address and its process.
+
+    With the setting "rootless" it runs as another user.
+    """
     apart = APART.split()
     if subprocess.run([*apart, "command -v dockerd nsenter ip"]).returncode:
         missing("only root can start another engine, with dockerd, nsenter and ip")
@@ -395,14 +403,21 @@ def another_engine(
     file = Path("/etc/docker/daemon.json")
     config = json.loads(file.read_text() if file.exists() else "{}")
     runtimes = {name: config[name] for name in config if "runtime" in name}
-    with tempfile.TemporaryDirectory() as folder:
+    # Not in the tests' own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory(prefix="engine-", dir="/tmp") as folder:
         run = Path(folder, "run")
         run.mkdir()
         Path(folder, "lib").mkdir()
         (run / "daemon.json").write_text(json.dumps(settings | runtimes))
         command = [*apart, DAEMON, folder, f"{factory.getbasetemp()}"]
-        with subprocess.Popen(command) as process:
+        if settings.get("rootless"):
+            output_of("chown", "-R", f"{ROOTLESS_IDS}:{ROOTLESS_IDS}", folder)
+            # The tests' folder need not be hidden from it.
+            command = [*shlex.split(ROOTLESS), *apart, DAEMON, folder, f"{run}"]
+        with subprocess.Popen(command, stdin=-1) as process:
             try:
+                if settings.get("rootless"):
+                    give_ids(process)
                 wait_until((run / "docker.sock").exists, 60)
                 (daemon,) = psutil.Process(process.pid).children()
                 yield f"unix://{run}/docker.sock", daemon.pid
@@ -412,6 +427,18 @@ def another_engine(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(60)
                 process.kill()
+
+
+def give_ids(process: subprocess.Popen[bytes]) -> None:
+    """Give a process in a user namespace its ids, and let it go on."""
+    namespace = f"/proc/{process.pid}/ns/user"
+    wait_until(lambda: os.readlink(namespace) != os.readlink("/proc/self/ns/user"))
+    for kind in ("uid", "gid"):
+        ids = f"0 {ROOTLESS_IDS} 65536"
+        Path(f"/proc/{process.pid}/{kind}_map").write_text(ids)
+    assert process.stdin
+    process.stdin.write(b"\n")
+    process.stdin.flush()
 
 
 def bring_images(url: str, *images: str) -> None:

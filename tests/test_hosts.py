@@ -359,7 +359,7 @@ def test_a_start_that_fails_is_told_with_the_last_words_of_what_failed(
 
 # ## Other engines
 
-CONTAINERD_STORE = {"features": {"containerd-snapshotter": True}}
+ROOTLESS = {"rootless": True, "features": {"containerd-snapshotter": True}}
 
 
 class Elsewhere(Run):
@@ -397,11 +397,11 @@ class Elsewhere(Run):
         return image
 
 
-def test_a_run_works_with_containerds_store_of_an_engine_that_a_context_names(
+def test_a_run_works_with_a_rootless_engine_that_a_context_names_and_containerds_store(
     sealed_image: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ):
     run = Elsewhere(tmp_path)
-    with another_engine(CONTAINERD_STORE, tmp_path_factory) as (address, _):
+    with another_engine(ROOTLESS, tmp_path_factory) as (address, _):
         run.play(address, sealed_image, tmp_path / "client")
     assert run.done.returncode == 0, run.done.stdout + run.done.stderr
     assert "mine.txt" in run.submission()
