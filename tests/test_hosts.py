@@ -206,17 +206,22 @@ def test_an_image_that_is_named_by_its_id_is_built_from_and_not_looked_for(
             example.cleanroom_image(example.inspect_task_image(identity), None)
 
 
-def test_a_build_takes_the_engines_own_builder_whichever_is_the_default(
+def test_a_build_takes_the_engines_own_builder_and_amd64_whatever_the_defaults(
     docker: None, tmp_path: Path
 ):
     tag = "programbench-cleanroom:of-the-tests"
-    with environ(
-        **os.environ | {"BUILDX_CONFIG": f"{tmp_path}", "BUILDX_BUILDER": "other"}
-    ):
+    defaults = {
+        "BUILDX_CONFIG": f"{tmp_path}",
+        "BUILDX_BUILDER": "other",
+        "DOCKER_DEFAULT_PLATFORM": "linux/arm64",
+    }
+    with environ(**os.environ | defaults):
         # It would need an image that cannot be had here.
         other = ["--name=other", "--driver=docker-container", "--use"]
         output_of("docker", "buildx", "create", *other)
         example.build(tag, "FROM scratch\nLABEL of-the-tests=yes\n")
+    inspect = ["docker", "image", "inspect", "--format={{.Architecture}}"]
+    assert output_of(*inspect, tag).strip() == "amd64"
     output_of("docker", "image", "rm", tag)
 
 
