@@ -117,13 +117,15 @@ CLIENT_PROXIES = {
         )
     }
 }
-# Texts are ASCII there, a hook of git's is the caller, and Docker is another processor's.
+# Texts are ASCII there, a hook of git's is the caller, Docker is another processor's,
+# and LiteLLM was told to trust what proxies and passwords the host has.
 ODD_VARIABLES = {
     "LC_ALL": "C",
     "PYTHONUTF8": "0",
     "GIT_DIR": "/nowhere",
     "GIT_INDEX_FILE": "/nowhere/index",
     "DOCKER_DEFAULT_PLATFORM": "linux/arm64",
+    "AIOHTTP_TRUST_ENV": "True",
 }
 # Programs of the odd host's, which run the real ones.
 REAL = 'PATH=${PATH#*:} exec "${0##*/}" "$@"'
