@@ -328,7 +328,7 @@ STARTS = {
     ),
     "the pipe": ("RUN rm /usr/sbin/sshd", "/usr/sbin/sshd: No such file"),
     "the agent server": (
-        f"RUN rm {SERVER}/api.py {SERVER}/__pycache__/api.*",
+        f"RUN rm {SERVER}/api.py",
         "The agent server has ended: .*openhands.agent_server.api",
     ),
     "a task of the agent server's": (
