@@ -76,6 +76,8 @@ USER agent
             "by_image": "from the image",
             "by_profile": "from the profile",
             "echo $GOPATH:$http_proxy:$TMOUT:": "/go:::",
+            # A terminal's own, and not the image's.
+            "echo $TERM $LC_ALL": r"(tmux|screen|xterm)\S* C.UTF-8",
             "sleep 3; ls /tmp/checked": "No such file",
         },
         {"mine.txt": 5},
