@@ -36,7 +36,7 @@ class Image:
     """An odd image, and what must come of it."""
 
     dockerfile: str
-    answers: dict[str, str]  # of the agent's terminal, as patterns, to these commands
+    answers: dict[str, str]  # in what the agent's terminal says to these commands
     saved: dict[str, int]  # names and sizes in the submission
     left_out: tuple[str, ...] = ()
 
@@ -77,7 +77,7 @@ USER agent
             "by_profile": "from the profile",
             "echo $GOPATH:$http_proxy:$TMOUT:": "/go:::",
             # A terminal's own, and not the image's.
-            "echo $TERM $LC_ALL": r"(tmux|screen|xterm)\S* C.UTF-8",
+            "echo $TERM $LC_ALL": "-256color C.UTF-8",
             "sleep 3; ls /tmp/checked": "No such file",
         },
         {"mine.txt": 5},
