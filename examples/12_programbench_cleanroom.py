@@ -12,10 +12,9 @@
 """An OpenHands agent in a ProgramBench cleanroom: no network, no root, one pipe.
 
 ProgramBench hands an agent a compiled program with its documentation, and asks it to
-rebuild the program without any network. An OpenHands agent runs *inside* the
-container, behind an HTTP server, and calls its LLM from there: without a network the
-script cannot reach the server, nor the agent its LLM. This example takes the network
-away all the same, as the benchmark's own harness does, and lays one pipe in its place:
+rebuild the program without any network. An OpenHands agent runs *inside* the container,
+behind an HTTP server, and calls its LLM from there: without a network nobody reaches
+the server, nor the agent its LLM. This example lays one pipe in the network's place:
 
   host: this script                        container: --network none, no root process
  +----------------------------+ docker exec +----------------------------------------+
@@ -61,6 +60,7 @@ import warnings
 import zlib
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from importlib.metadata import version
+from io import BufferedWriter, RawIOBase
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import IO, Annotated, Any, Literal, LiteralString, NoReturn, Self, cast
@@ -609,10 +609,10 @@ FROM builder AS bytecode
 RUN <<'EOF'
 #!/agent-server/.venv/bin/python -I
 import os
+import py_compile
 import sys
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-sys.pycache_prefix = "/tmp/bytecode"
 
 import litellm
 import openai.resources
@@ -622,6 +622,14 @@ import openhands.tools.browser_use.impl
 import openhands.tools.preset.default
 
 litellm.completion("litellm_proxy/a-model", [], mock_response="an answer")
+
+sys.pycache_prefix = "/tmp/bytecode"
+for module in list(sys.modules.values()):
+    path = getattr(module, "__file__", None)
+    if path and path.endswith(".py"):
+        # Not checked by the file's time, which a copy of it may not have.
+        unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(path, invalidation_mode=unchecked)
 EOF
 
 FROM ${BASE_IMAGE} AS task
@@ -2697,6 +2705,7 @@ class Results:
         image = self.workspace.task_image
         assert image
         usages = dict(self.relay.usages)
+        finished = "Rehearsed" if self.relay.rehearsal else "Submitted"
         messages: list[dict[str, Any]] = []
         for event in events:
             if isinstance(event, LLMConvertibleEvent):
@@ -2707,7 +2716,7 @@ class Results:
         return {
             "trajectory_format": "openhands-cleanroom-1",
             "info": {
-                "exit_status": "EndedEarly" if status else "Submitted",
+                "exit_status": "EndedEarly" if status else finished,
                 "model_stats": {
                     "instance_cost": self.relay.cost,
                     "api_calls": self.relay.calls,
@@ -2779,67 +2788,85 @@ def save_submission(workspace: Cleanroom, folder: Path) -> Path | None:
 def copy_workspace(container: str, archive_path: Path) -> str:
     """Write what is to be submitted of a container's /workspace to an archive.
 
-    Returns the engine's words if it does not hand over all of it, or "".
+    Returns why it is not all of it, or "".
     """
     command = ["docker", "cp", f"{container}:/workspace/.", "-"]
+    problem = ""
     with paused(container), tempfile.TemporaryFile() as words:
-        with (
-            contextlib.suppress(tarfile.ReadError),  # the engine's status tells of it
-            Popen(command, stdout=PIPE, stderr=words, process_group=0) as engine,
-            tarfile.open(fileobj=engine.stdout, mode="r|") as files,
-            GzipFile(archive_path) as gzip,
-            # It is written to, and nothing else.
-            tarfile.open(
-                fileobj=cast("Any", gzip), mode="w|", bufsize=BLOCK
-            ) as archive,
-        ):
-            for member in submittable(files):
-                content = files.extractfile(member) if member.isreg() else None
-                archive.addfile(member, content)
+        with Popen(command, stdout=PIPE, stderr=words, process_group=0) as engine:
+            assert engine.stdout
+            try:
+                write_submission(engine.stdout, archive_path)
+            except tarfile.ReadError as error:
+                problem = f"its archive is cut short: {error}"
         words.seek(0)
-        return (
-            words.read().decode(errors="replace").strip() if engine.returncode else ""
-        )
+        said = words.read().decode(errors="replace").strip()
+    if engine.returncode:
+        return said or f"`docker cp` ends with status {engine.returncode}"
+    return problem
 
 
-BLOCK = 256 << 10  # bytes that are compressed together
+def write_submission(workspace: IO[bytes], path: Path) -> None:
+    """Write a gzipped tar of what is to be submitted of a tar of /workspace.
+
+    Raises tarfile.ReadError if that one is not whole.
+    """
+    with (
+        tarfile.open(fileobj=workspace, mode="r|", bufsize=tarfile.BLOCKSIZE) as files,
+        open(path, "wb") as file,
+        BufferedWriter(BlockGzip(file), BlockGzip.BLOCK) as compressed,
+        tarfile.open(fileobj=compressed, mode="w|") as archive,
+    ):
+        for member in submittable(files):
+            content = files.extractfile(member) if member.isreg() else None
+            archive.addfile(member, content)
+    # Two blocks of zeros end a tar. Python stops at the first, or where there is none.
+    if not workspace.read():
+        raise tarfile.ReadError("it has no end")
 
 
-class GzipFile:
-    """A gzip file (RFC 1952) whose blocks are compressed one by one.
+class BlockGzip(RawIOBase):
+    """Writes gzip (RFC 1952), and compresses each block by itself.
 
-    A block that does not get smaller, such as one of an archive, is stored: to learn
-    that by compressing all of it takes zlib twenty times as long.
+    A block that looks random, such as one of an archive, is stored: zlib would take
+    twenty times as long for it.
     """
 
-    HEADER = b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # deflated, at no time, anywhere
+    BLOCK = 256 << 10  # bytes
+    HEADER = b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # deflate, no time, no system
     LAST_BLOCK = b"\x03\x00"  # which is empty
 
-    def __init__(self, path: Path):
-        self._file = open(path, "wb")
+    def __init__(self, file: IO[bytes]):
+        super().__init__()
+        self._file = file
         self._checksum = 0
         self._size = 0
-
-    def __enter__(self) -> Self:
         self._file.write(self.HEADER)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        with self._file:
+    def writable(self) -> bool:
+        """Whether this can be written to."""
+        return True
+
+    def write(self, block: Any, /) -> int:
+        """Write a block of bytes."""
+        content = bytes(block)
+        sample = content[::61]
+        shrinks = len(zlib.compress(sample)) < 0.9 * len(sample)
+        deflate = zlib.compressobj(level=6 if shrinks else 0, wbits=-zlib.MAX_WBITS)
+        self._file.write(deflate.compress(content))
+        # Up to a whole byte, where the next block can begin.
+        self._file.write(deflate.flush(zlib.Z_FULL_FLUSH))
+        self._checksum = zlib.crc32(content, self._checksum)
+        self._size += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        """Write the end of the file."""
+        if not self.closed:
             self._file.write(self.LAST_BLOCK)
             self._file.write(self._checksum.to_bytes(4, "little"))
             self._file.write((self._size % (1 << 32)).to_bytes(4, "little"))
-
-    def write(self, block: bytes) -> None:
-        """Write a block."""
-        sample = block[::61]
-        shrinks = len(zlib.compress(sample)) < 0.9 * len(sample)
-        deflate = zlib.compressobj(level=6 if shrinks else 0, wbits=-zlib.MAX_WBITS)
-        self._file.write(deflate.compress(block))
-        # Up to a whole byte, where the next block can begin.
-        self._file.write(deflate.flush(zlib.Z_FULL_FLUSH))
-        self._checksum = zlib.crc32(block, self._checksum)
-        self._size += len(block)
+        super().close()
 
 
 @contextlib.contextmanager
@@ -3094,6 +3121,7 @@ def script() -> int:
 
 
 if __name__ == "__main__":
-    # What is imported stays: to look through it for garbage at the end takes 1.5 s.
+    # What is imported stays. Else Python looks through it for garbage at the end, for
+    # more than a second.
     gc.freeze()
     sys.exit(script())

@@ -39,6 +39,8 @@ from scripted_llm import Request, ScriptedLLM, Step
 
 Way = Literal["ours", "plain"]
 WAYS: tuple[Way, Way] = "ours", "plain"
+# What the relay sets for LiteLLM.
+HANDLER = {"EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER": "True"}
 SETTINGS = {"LLM_API_KEY": "sk-x", "LLM_MODEL": "openai/gpt-4o-mini"}
 
 
@@ -98,7 +100,7 @@ SERVER_START = Figure(
     "floor: the agent server's start, s",
     "ours",
     None,
-    "in the container, until it answers there; ours is with bytecode",
+    "with bytecode, in the container, until it answers there",
 )
 HEALTHY = Figure(
     "container start to healthy, s", "ratio", 0.4, "until the workspace can be used"
@@ -126,7 +128,7 @@ HOST_CALL = Figure(
     "what the relay's LiteLLM adds, if nothing else takes time",
 )
 HOST_CALLS = Figure(
-    "floor: the same, 4 at once, ms", "ours", None, "with the host's processor alone"
+    "floor: the same, 4 at once, ms", "ours", None, "what that adds when four are made"
 )
 FORTY = Figure(
     "forty commands, s",
@@ -155,7 +157,7 @@ MEMORY_FLOOR = Figure(
     "floor: the SDK's import and a call, MB",
     "ours",
     None,
-    "after LiteLLM's first call, made as the relay makes it, which loads a tokenizer",
+    "resident after LiteLLM's first call, which loads a tokenizer",
 )
 MEMORY_FORTY = Figure(
     "memory after forty commands, MB", "difference", None, "of the script, in both ways"
@@ -208,7 +210,7 @@ with DockerDevWorkspace(
     conversation.run(timeout=900)
     conversation.close()
 """
-# For the agent server's Python, in the container.
+# For a Python in the container, or on the host.
 CALLER = """
 import json, statistics, sys, time, litellm
 from concurrent.futures import ThreadPoolExecutor
@@ -238,6 +240,7 @@ while process.poll() is None:
         break
     except OSError:
         time.sleep(0.05)
+assert process.poll() is None
 print(time.perf_counter() - began)
 process.kill()
 """
@@ -329,7 +332,7 @@ def bare_import() -> None:
         command = [sys.executable, "-c", f"{IMPORT}{stop}{call}{stop}"]
         began = time.time()
         with (
-            conftest.environ(EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER="True"),
+            conftest.environ(**os.environ | HANDLER),
             psutil.Popen(command, stdin=-1, stdout=-1) as process,
         ):
             process.stdout.readline()
@@ -349,7 +352,7 @@ def call_options(llm: ScriptedLLM) -> dict[str, str]:
 
 
 def in_a_workspace(way: Way, gateway: str, plain_image: str, calls: int) -> None:
-    """Measure the start of a workspace, calls from it and, in ours, the saving."""
+    """Measure the start of a workspace, calls from it and, in ours, floors and saving."""
     say(f"a workspace, {way}")
     with contextlib.ExitStack() as exits:
         llm = exits.enter_context(ScriptedLLM(address=gateway))
@@ -373,7 +376,8 @@ def in_a_workspace(way: Way, gateway: str, plain_image: str, calls: int) -> None
             figure.add(way, calls_from(in_the_box, options, calls, number))
             if way == "ours":
                 direct = call_options(llm)
-                floor.add(way, calls_from(on_the_host, direct, calls, number))
+                with conftest.environ(**os.environ | HANDLER):
+                    floor.add(way, calls_from(on_the_host, direct, calls, number))
         if way == "ours":
             SERVER_START.ours.append(float(output_of(*in_the_box, STARTER)))
             save(workspace, 50, SAVE_50)
@@ -480,8 +484,8 @@ Where a target is missed:
   imported takes another second, and most of a second on the host.
 - Image: 54 MB are the bytecode with which the server starts in half the time, and 37 MB
   the SSH server with what it needs, which is installed anew for each task in 6 s.
-- LLM call: LiteLLM is the relay, so that it makes each call twice; the second is on the
-  host. The pipe and the policy take about 1 ms, the SDK's reckoning of the cost 1 ms.
+- LLM call: the relay uses LiteLLM too, so that each call passes it twice, the second time
+  on the host. The pipe and the policy take about 1 ms, the SDK's reckoning of the cost 1 ms.
 - Memory: LiteLLM's first call loads a tokenizer of 45 MB.
 """
 

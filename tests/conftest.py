@@ -374,7 +374,9 @@ DAEMON = """umount -lRq /var/lib/docker || :; mount --bind "$0/lib" /var/lib/doc
         mount --bind /run/ids $file
     done
     exec dockerd -lwarn --config-file=/run/daemon.json"""
-# With no rights on this host: its root is the first of these ids, once it is told so.
+PROGRAMS = "command -v dockerd nsenter ip setpriv; unshare --user true"
+# In a user namespace, where its root is the first of these ids. It waits for a line, which
+# says that they are mapped; until then it must keep its capabilities.
 ROOTLESS = """unshare --user --keep-caps sh -euc
     'read -r _; exec setpriv --reuid=0 --regid=0 --clear-groups "$@"' sh"""
 ROOTLESS_IDS = 100_000
@@ -397,8 +399,8 @@ def another_engine(
     With the setting "rootless" it runs as another user.
     """
     apart = APART.split()
-    if subprocess.run([*apart, "command -v dockerd nsenter ip"]).returncode:
-        missing("only root can start another engine, with dockerd, nsenter and ip")
+    if subprocess.run([*apart, PROGRAMS]).returncode:
+        missing("only root can start another engine, in namespaces of its own")
     # The runtime is what ours needs too; no other setting of ours is its business.
     file = Path("/etc/docker/daemon.json")
     config = json.loads(file.read_text() if file.exists() else "{}")
@@ -412,16 +414,18 @@ def another_engine(
         command = [*apart, DAEMON, folder, f"{factory.getbasetemp()}"]
         if settings.get("rootless"):
             output_of("chown", "-R", f"{ROOTLESS_IDS}:{ROOTLESS_IDS}", folder)
-            # The tests' folder need not be hidden from it.
+            # The tests' folder is closed to it. What is hidden instead, it has as /run.
             command = [*shlex.split(ROOTLESS), *apart, DAEMON, folder, f"{run}"]
         with subprocess.Popen(command, stdin=-1) as process:
             try:
                 if settings.get("rootless"):
-                    give_ids(process)
+                    map_ids(process)
                 wait_until((run / "docker.sock").exists, 60)
                 (daemon,) = psutil.Process(process.pid).children()
                 yield f"unix://{run}/docker.sock", daemon.pid
             finally:
+                assert process.stdin
+                process.stdin.close()
                 for daemon in psutil.Process(process.pid).children():
                     daemon.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -429,8 +433,8 @@ def another_engine(
                 process.kill()
 
 
-def give_ids(process: subprocess.Popen[bytes]) -> None:
-    """Give a process in a user namespace its ids, and let it go on."""
+def map_ids(process: subprocess.Popen[bytes]) -> None:
+    """Map the ids of a process's user namespace, and let it go on."""
     namespace = f"/proc/{process.pid}/ns/user"
     wait_until(lambda: os.readlink(namespace) != os.readlink("/proc/self/ns/user"))
     for kind in ("uid", "gid"):

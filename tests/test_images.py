@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from conftest import (
     TASK_IMAGE,
+    Cleanroom,
     image_built,
     load_example,
     output_of,
@@ -248,3 +249,14 @@ def test_an_image_that_leaks_the_binary_is_refused_with_the_place(
     for place in places:
         assert place in f"{raised.value}"
     assert f"{raised.value}".isprintable()
+
+
+def test_the_agent_server_starts_from_bytecode(cleanroom: Cleanroom):
+    python = (
+        "/agent-server/.venv/bin/python -I -v -X pycache_prefix=/cleanroom/bytecode"
+    )
+    imported = cleanroom.shell(f"{python} -c 'import openhands.agent_server.api' 2>&1")
+    code = re.findall("code object from '(.*)'", imported.stdout)
+    compiled = [path for path in code if path.endswith(".py")]
+    assert len(code) > 1000
+    assert len(compiled) < 10, compiled

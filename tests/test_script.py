@@ -163,6 +163,11 @@ def test_every_call_of_a_rehearsal_is_in_the_ledger(rehearsal: Played):
     assert [(line["status"], line["cost"]) for line in ledger] == 4 * [(200, 0)]
 
 
+def test_a_rehearsal_is_not_taken_for_a_submission(rehearsal: Played):
+    (path,) = rehearsal.folder.glob("*.traj.json")
+    assert json.loads(path.read_text())["info"]["exit_status"] == "Rehearsed"
+
+
 def words_in_files(container: str, *words: str) -> set[str]:
     """Return which of the words are anywhere in a container's files."""
     found = set[str]()

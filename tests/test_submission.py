@@ -108,9 +108,9 @@ def test_every_file_of_the_agents_is_submitted_as_it_is(work: Work):
 def test_what_gets_smaller_is_compressed_and_all_tools_read_it(tmp_path: Path):
     random, path = os.urandom(300_000), tmp_path / "archive.gz"
     blocks = [random, bytes(5_000_000), b"", b"text\n"]
-    with load_example().GzipFile(path) as file:
+    with open(path, "wb") as file, load_example().BlockGzip(file) as compressed:
         for block in blocks:
-            file.write(block)
+            compressed.write(block)
     assert len(random) < path.stat().st_size < len(random) + 10_000
     # Some read but the first member of a gzip file, so there must be one alone.
     reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -289,4 +289,38 @@ def test_a_submission_that_cannot_be_had_is_told_and_spoils_no_older_one(
     with container_gone(work):
         assert example.save_submission(workspace, work.folder) is None
     assert capfd.readouterr().err.startswith("error: ")
+    assert [path.read_bytes() for path in work.folder.iterdir()] == [older]
+
+
+@pytest.mark.parametrize(
+    ("end", "words"), [("exit 0", "cut short"), ("kill -KILL $$", "status -9")]
+)
+def test_a_submission_that_is_cut_short_is_told_and_spoils_no_older_one(
+    work: Work,
+    end: str,
+    words: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    work.save()
+    older = work.archive.read_bytes()
+    path = os.environ["PATH"]
+    # The real one, which an accident befalls; where nothing can pause, a file may shrink.
+    docker = tmp_path_factory.mktemp("programs") / "docker"
+    docker.write_text(
+        f"""#!/bin/sh
+export PATH='{path}'
+[ "$1" = cp ] || exec docker "$@"
+docker "$@" | head --bytes=20000
+{end}
+"""
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:{path}")
+    example, workspace = load_example(), work.cleanroom.workspace
+    assert example.save_submission(workspace, work.folder) is None
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
     assert [path.read_bytes() for path in work.folder.iterdir()] == [older]
