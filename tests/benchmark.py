@@ -486,6 +486,7 @@ Where a target is missed:
   the SSH server with what it needs, which is installed anew for each task in 6 s.
 - LLM call: the relay uses LiteLLM too, so that each call passes it twice, the second time
   on the host. The pipe and the policy take about 1 ms, the SDK's reckoning of the cost 1 ms.
+- Four runs: two cores are busy with eight imports, of the SDK and the server.
 - Memory: LiteLLM's first call loads a tokenizer of 45 MB.
 """
 
