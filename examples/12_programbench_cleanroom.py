@@ -2773,37 +2773,50 @@ def write_line(file: IO[str], line: str) -> None:
         print_if_read(f"A line of {file.name} is lost: {error}", sys.stderr)
 
 
+ATTEMPTS = 5  # at a copy that is cut short
+
+
 def save_submission(workspace: Cleanroom, folder: Path) -> Path | None:
     """Save /workspace as `submission.tar.gz`, whole or not at all; returns its path."""
+    problem = ""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         part = Path(scratch, "submission.tar.gz")
-        if problem := copy_workspace(workspace.container, part):
-            print_if_read(
-                f"error: the engine does not hand over the work: {problem}", sys.stderr
-            )
-            return None
-        return part.replace(folder / part.name)
+        for _ in range(ATTEMPTS):
+            try:
+                problem = copy_workspace(workspace.container, part)
+                break
+            except tarfile.ReadError as error:
+                problem = f"what it sends is cut short: {error}"
+        if not problem:
+            return part.replace(folder / part.name)
+    print_if_read(
+        f"error: the engine does not hand over the work: {problem}", sys.stderr
+    )
+    return None
 
 
 def copy_workspace(container: str, archive_path: Path) -> str:
     """Write what is to be submitted of a container's /workspace to an archive.
 
-    Returns why it is not all of it, or "".
+    Returns why the engine does not hand it over, or "". Raises tarfile.ReadError if it
+    sends a part of it, and takes that for all: a file has shrunk meanwhile.
     """
     command = ["docker", "cp", f"{container}:/workspace/.", "-"]
-    problem = ""
+    cut: tarfile.ReadError | None = None
     with paused(container), tempfile.TemporaryFile() as words:
         with Popen(command, stdout=PIPE, stderr=words, process_group=0) as engine:
             assert engine.stdout
             try:
                 write_submission(engine.stdout, archive_path)
             except tarfile.ReadError as error:
-                problem = f"its archive is cut short: {error}"
+                cut = error
         words.seek(0)
         said = words.read().decode(errors="replace").strip()
     if engine.returncode:
         return said or f"`docker cp` ends with status {engine.returncode}"
-    return problem
+    if cut:
+        raise cut
+    return ""
 
 
 def write_submission(workspace: IO[bytes], path: Path) -> None:

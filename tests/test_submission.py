@@ -9,7 +9,7 @@ import re
 import shlex
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -292,6 +292,29 @@ def test_a_submission_that_cannot_be_had_is_told_and_spoils_no_older_one(
     assert [path.read_bytes() for path in work.folder.iterdir()] == [older]
 
 
+@pytest.fixture
+def cut_short(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], None]:
+    """Have the real `docker cp` cut short if something holds, and end in some way."""
+
+    def cut(condition: str, end: str) -> None:
+        path = os.environ["PATH"]
+        docker = tmp_path_factory.mktemp("programs") / "docker"
+        docker.write_text(
+            f"""#!/bin/sh
+export PATH='{path}'
+[ "$1" = cp ] && {condition} || exec docker "$@"
+docker "$@" | head --bytes=20000
+{end}
+"""
+        )
+        docker.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{docker.parent}:{path}")
+
+    return cut
+
+
 @pytest.mark.parametrize(
     ("end", "words"), [("exit 0", "cut short"), ("kill -KILL $$", "status -9")]
 )
@@ -299,28 +322,25 @@ def test_a_submission_that_is_cut_short_is_told_and_spoils_no_older_one(
     work: Work,
     end: str,
     words: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
+    cut_short: Callable[[str, str], None],
     capfd: pytest.CaptureFixture[str],
 ):
     work.save()
     older = work.archive.read_bytes()
-    path = os.environ["PATH"]
-    # The real one, which an accident befalls; where nothing can pause, a file may shrink.
-    docker = tmp_path_factory.mktemp("programs") / "docker"
-    docker.write_text(
-        f"""#!/bin/sh
-export PATH='{path}'
-[ "$1" = cp ] || exec docker "$@"
-docker "$@" | head --bytes=20000
-{end}
-"""
-    )
-    docker.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{docker.parent}:{path}")
+    cut_short("true", end)
     example, workspace = load_example(), work.cleanroom.workspace
     assert example.save_submission(workspace, work.folder) is None
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert words in error
     assert [path.read_bytes() for path in work.folder.iterdir()] == [older]
+
+
+def test_a_copy_that_is_cut_short_is_made_again(
+    work: Work, cut_short: Callable[[str, str], None], tmp_path_factory: Any
+):
+    # As where nothing can pause, and a file shrinks.
+    first = tmp_path_factory.mktemp("first")
+    cut_short(f"rmdir {first} 2>/dev/null", "exit 0")
+    assert "README.md" in work.save()
+    assert not first.exists()
