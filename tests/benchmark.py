@@ -356,13 +356,14 @@ def in_a_workspace(way: Way, gateway: str, plain_image: str, calls: int) -> None
     say(f"a workspace, {way}")
     with contextlib.ExitStack() as exits:
         llm = exits.enter_context(ScriptedLLM(address=gateway))
-        example, options = conftest.load_example(), call_options(llm)
+        example, direct = conftest.load_example(), call_options(llm)
+        options = direct
         if way == "ours":
             folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
             opened = conftest.open_cleanroom(llm, folder)
             workspace = exits.enter_context(opened).workspace
-            in_ours = f"litellm_proxy/{options['model']}"
-            options |= {"model": in_ours, "api_base": example.BOX_URL}
+            in_ours = f"litellm_proxy/{direct['model']}"
+            options = direct | {"model": in_ours, "api_base": example.BOX_URL}
         else:
             os.environ["OH_SESSION_API_KEYS_0"] = secrets.token_hex(16)
             workspace = exits.enter_context(conftest.plain_workspace(plain_image))
@@ -375,7 +376,6 @@ def in_a_workspace(way: Way, gateway: str, plain_image: str, calls: int) -> None
         for figure, floor, number in (CALL, HOST_CALL, 1), (CALLS, HOST_CALLS, at_once):
             figure.add(way, calls_from(in_the_box, options, calls, number))
             if way == "ours":
-                direct = call_options(llm)
                 with conftest.environ(**os.environ | HANDLER):
                     floor.add(way, calls_from(on_the_host, direct, calls, number))
         if way == "ours":

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cleanroom, load_example, wait_until
+from conftest import Cleanroom, environ, load_example, wait_until
 
 
 @dataclass
@@ -279,28 +280,15 @@ def test_the_work_is_saved_now_and_then_and_older_work_is_kept(
     }
 
 
-def test_a_submission_that_cannot_be_had_is_told_and_spoils_no_older_one(
-    work: Work, capfd: pytest.CaptureFixture[str]
-):
-    work.save()
-    older = work.archive.read_bytes()
-    capfd.readouterr()
-    example, workspace = load_example(), work.cleanroom.workspace
-    with container_gone(work):
-        assert example.save_submission(workspace, work.folder) is None
-    assert capfd.readouterr().err.startswith("error: ")
-    assert [path.read_bytes() for path in work.folder.iterdir()] == [older]
+@contextlib.contextmanager
+def cut_short(end: str, condition: str = "true") -> Iterator[None]:
+    """Have what the real `docker cp` sends cut short, if something holds.
 
-
-@pytest.fixture
-def cut_short(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], None]:
-    """Have the real `docker cp` cut short if something holds, and end in some way."""
-
-    def cut(condition: str, end: str) -> None:
-        path = os.environ["PATH"]
-        docker = tmp_path_factory.mktemp("programs") / "docker"
+    So it is where nothing can pause, and a file shrinks. `end` is how the program ends.
+    """
+    path = os.environ["PATH"]
+    with tempfile.TemporaryDirectory() as folder:
+        docker = Path(folder, "docker")
         docker.write_text(
             f"""#!/bin/sh
 export PATH='{path}'
@@ -310,26 +298,27 @@ docker "$@" | head --bytes=20000
 """
         )
         docker.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{docker.parent}:{path}")
+        with environ(**os.environ | {"PATH": f"{folder}:{path}"}):
+            yield
 
-    return cut
+
+TROUBLES: dict[str, Callable[[Work], contextlib.AbstractContextManager[None]]] = {
+    "No such container": container_gone,
+    "cut short": lambda _: cut_short("exit 0"),
+    "status -9": lambda _: cut_short("kill -KILL $$"),
+}
 
 
-@pytest.mark.parametrize(
-    ("end", "words"), [("exit 0", "cut short"), ("kill -KILL $$", "status -9")]
-)
-def test_a_submission_that_is_cut_short_is_told_and_spoils_no_older_one(
-    work: Work,
-    end: str,
-    words: str,
-    cut_short: Callable[[str, str], None],
-    capfd: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("words", TROUBLES)
+def test_a_submission_that_cannot_be_had_is_told_and_spoils_no_older_one(
+    work: Work, words: str, capfd: pytest.CaptureFixture[str]
 ):
     work.save()
     older = work.archive.read_bytes()
-    cut_short("true", end)
+    capfd.readouterr()
     example, workspace = load_example(), work.cleanroom.workspace
-    assert example.save_submission(workspace, work.folder) is None
+    with TROUBLES[words](work):
+        assert example.save_submission(workspace, work.folder) is None
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert words in error
@@ -337,10 +326,9 @@ def test_a_submission_that_is_cut_short_is_told_and_spoils_no_older_one(
 
 
 def test_a_copy_that_is_cut_short_is_made_again(
-    work: Work, cut_short: Callable[[str, str], None], tmp_path_factory: Any
+    work: Work, tmp_path_factory: pytest.TempPathFactory
 ):
-    # As where nothing can pause, and a file shrinks.
     first = tmp_path_factory.mktemp("first")
-    cut_short(f"rmdir {first} 2>/dev/null", "exit 0")
-    assert "README.md" in work.save()
+    with cut_short("exit 0", condition=f"rmdir {first} 2>/dev/null"):
+        assert "README.md" in work.save()
     assert not first.exists()
