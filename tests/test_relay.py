@@ -250,7 +250,7 @@ def test_the_largest_calls_cost_less_than_a_second_and_200_mb(
         costs = list[float]()
         # The endpoint, which reads and parses what LiteLLM sends, has its share. What else
         # the machine does only ever adds to the time.
-        while not costs or (min(costs) > 1.5 and len(costs) < 4):
+        while len(costs) < 2 or (min(costs) > 1.5 and len(costs) < 4):
             wired.llm.requests.clear()
             with measured(file.stat().st_size, costs):
                 status = subprocess.check_output(command, text=True, timeout=60)
