@@ -93,7 +93,7 @@ def said(pid, name):
     except OSError: return b""
 
 def agent_server():
-    pattern = rb"/agent-server/.*openhands\.agent_server"
+    pattern = rb"/agent-server/.*[./]agent_server"
     return next(pid for pid in processes() if re.match(pattern, said(pid, "cmdline")))
 
 def ask_server(path):

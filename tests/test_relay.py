@@ -175,7 +175,7 @@ def measured(size: int, seconds: list[float]) -> Iterator[None]:
     base, began = memory("VmRSS"), time.process_time()
     yield
     used, spent = memory("VmHWM") - base, time.process_time() - began
-    seconds.append(spent / slowness())
+    seconds.append(spent)
     # The client or the recording endpoint runs here too, with copies of its own.
     assert used < 200 + 3 * size / 1e6
 
@@ -193,7 +193,7 @@ def refused_at_little_cost(wired: Wired, raw: bytes) -> None:
     seconds = list[float]()
     with measured(len(raw), seconds):
         wired.refused(wired.ask(raw=raw))
-    assert seconds[0] < 1
+    assert seconds[0] < slowness()
 
 
 @pytest.mark.parametrize("model", [MODELS["chat"], MODELS["responses"]])
@@ -247,15 +247,15 @@ def test_the_largest_calls_cost_less_than_a_second_and_200_mb(
             f"http://relay{wired.path}",
         ]
         command = [*curl, "--data-binary", f"@{file}", *address]
-        costs = list[float]()
         # The endpoint, which reads and parses what LiteLLM sends, has its share. What else
         # the machine does only ever adds to the time.
-        while len(costs) < 2 or (min(costs) > 1.5 and len(costs) < 4):
+        most, costs = 1.5 * slowness(), list[float]()
+        while len(costs) < 2 or (min(costs) > most and len(costs) < 4):
             wired.llm.requests.clear()
             with measured(file.stat().st_size, costs):
                 status = subprocess.check_output(command, text=True, timeout=60)
             assert (status, len(wired.llm.requests)) == ("200", 1), model
-        assert min(costs) < 1.5, (model, costs)
+        assert min(costs) < most, (model, costs)
         wired.llm.requests.clear()
 
 
