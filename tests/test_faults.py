@@ -509,9 +509,6 @@ FAULTS = {
         answer=in_turn(FAILURES[1:4]),
         within=240,
     ),
-    "the LLM answers 401": Fault(
-        1, "Not now: 401", answer=in_turn(itertools.repeat(refuse(401)))
-    ),
     "the agent hits its step limit": Fault(
         1,
         "iteration",
@@ -522,9 +519,6 @@ FAULTS = {
     "the agent exceeds the time limit": Fault(
         1, "12 s", steps=[BUSY], settings=TIME_LIMIT
     ),
-    "the LLM exceeds the time limit": Fault(
-        1, "12 s", answer=hang, settings=TIME_LIMIT
-    ),
     "the server is frozen beyond the time limit": Fault(
         1, "12 s", steps=[shell(FREEZE_SERVER)], settings=TIME_LIMIT, within=60
     ),
@@ -534,7 +528,6 @@ FAULTS = {
     "SIGTERM while the LLM hangs": Fault(
         143, strike=sends(signal.SIGTERM), answer=hang, within=15
     ),
-    "SIGHUP": Fault(129, steps=[BUSY], strike=sends(signal.SIGHUP), within=15),
     "Ctrl-C while it builds": Fault(
         130,
         around=unbuilt_image,
@@ -543,10 +536,10 @@ FAULTS = {
         within=15,
         **NOT_SAVED,
     ),
-    "SIGTERM while the server starts": Fault(
-        143,
+    "SIGHUP while the server starts": Fault(
+        129,
         at=("docker", "exec", "--user=agent"),
-        strike=sends(signal.SIGTERM),
+        strike=sends(signal.SIGHUP),
         within=15,
         **NOT_SAVED,
     ),
@@ -562,7 +555,6 @@ FAULTS = {
         strike=sends(signal.SIGINT, signal.SIGKILL, after=5),
         **ABRUPT,
     ),
-    "SIGKILL": Fault(137, steps=[BUSY], strike=sends(signal.SIGKILL), **ABRUPT),
     "SIGKILL before there is a pipe": Fault(
         137,
         at=("docker", "run"),
@@ -570,7 +562,6 @@ FAULTS = {
         outlasted=75,
         **ABRUPT,
     ),
-    "the agent kills all that it may": Fault(1, "server", steps=[shell("kill -9 -1")]),
     "the agent kills its server": Fault(1, "server", steps=[shell(KILL_SERVER)]),
     "the agent fills its memory": Fault(
         1,
@@ -696,9 +687,7 @@ def test_the_cause_is_said_in_one_line(play: Play):
     assert len(cause) < 400
 
 
-@of(
-    *(name for name in ENDS_EARLY if name.startswith("the LLM") and "limit" not in name)
-)
+@of("the LLM fails for good, each time in another way")
 def test_a_failure_of_the_llms_names_its_host(play: Play):
     (cause,) = play.causes()
     assert play.llm.origin.partition("//")[2] in cause

@@ -5,13 +5,11 @@ It also gives containers user ids of its own (userns-remap).
 
 from __future__ import annotations
 
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,27 +78,16 @@ def elsewhere(
         assert not engine.leftovers()
 
 
-def run_there(
-    engine: Elsewhere, run: Run, strike: Callable[[], object] = lambda: None
-) -> subprocess.CompletedProcess[str]:
-    """Run the example with that engine, and strike when the agent has worked."""
-
-    def respond(call: Request) -> None:
-        if not llm.script and call.body.get("tools"):
-            assert run.containers() == engine.containers()
-            strike()
-
-    with ScriptedLLM([WORK], respond=respond) as llm:
-        done = run(DOCKER_HOST=engine.url, **llm.settings)
-    assert not llm.script, done.stderr
-    return done
-
-
 def test_a_whole_run_needs_no_port_of_its_engine(
     elsewhere: Elsewhere, run_example: Run
 ):
-    done = run_there(elsewhere, run_example)
+    def respond(_: Request) -> None:
+        assert run_example.containers() == elsewhere.containers()
+
+    with ScriptedLLM([WORK], respond=respond) as llm:
+        done = run_example(DOCKER_HOST=elsewhere.url, **llm.settings)
     assert done.returncode == 0, done.stderr
+    assert not llm.script
     (path,) = run_example.output.glob("*/submission.tar.gz")
     with tarfile.open(path) as archive:
         notes = archive.extractfile("./NOTES.md")
@@ -135,25 +122,6 @@ def test_a_port_that_is_published_elsewhere_is_refused_here(
                 socket.create_connection(("127.0.0.1", int(address.split(":")[1])))
         finally:
             elsewhere.docker("rm", "--force", container)
-
-
-def test_nothing_is_left_elsewhere_by_a_script_that_is_killed(
-    elsewhere: Elsewhere, run_example: Run
-):
-    def kill() -> None:
-        assert run_example.process
-        for each in run_example.process.net_connections("unix"):
-            if "/relay-" in f"{each.laddr}":
-                sockets.append(Path(f"{each.laddr}"))
-        run_example.process.kill()
-
-    sockets = list[Path]()
-    done = run_there(elsewhere, run_example, kill)
-    assert done.returncode == -signal.SIGKILL
-    wait_until(lambda: not elsewhere.leftovers(), 25)
-    # Here, the relay's own socket may stay: nobody was there to remove it.
-    for path in sockets:
-        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def test_the_disk_of_this_host_is_not_taken_for_that_engines(

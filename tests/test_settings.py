@@ -410,7 +410,6 @@ PROCESSES = {
         "touch file; export XDG_CACHE_HOME=$PWD/file",
         "XDG_CACHE_HOME",
     ),
-    "a bad number": ("export LLM_COST_LIMIT=$", "LLM_COST_LIMIT"),
 }
 
 
