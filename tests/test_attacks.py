@@ -571,6 +571,11 @@ CHANGES = [
     (f"chmod 0555 {BINARY}", BINARY_BACK, READING),
     (f"chown agent {BINARY}", BINARY_BACK, READING),
     (f"mv {BINARY} /root", f"mv /root/executable {BINARY}", "can be run"),
+    (
+        f"mv {BINARY} /root; cp /bin/true {BINARY}",
+        f"mv /root/executable {BINARY}",
+        "no way to trace",
+    ),
     (f"install -m 4755 /bin/sh {MORE_RIGHTS}", f"rm {MORE_RIGHTS}", RIGHTS),
     (f"install -m 2755 /bin/sh {MORE_RIGHTS}", f"rm {MORE_RIGHTS}", RIGHTS),
     ("chmod o+w /usr/bin/tini", "chmod o-w /usr/bin/tini", OTHERS),
