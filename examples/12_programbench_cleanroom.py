@@ -835,8 +835,11 @@ stop() {
     shell=$1
     terminal=$2
     told="[Stopped after $3 seconds.]"
-    # Off the second screen of a full-screen program, with cursor and plain colours.
-    printf '\033[?1049l\033[?25h\033[0m\n' >"$terminal"
+    # Off the second screen of a full-screen program. On the first one, this would lead
+    # the cursor back to where it once was, over what the terminal tool looks for.
+    [ "$4" = 0 ] || printf '\033[?1049l' >"$terminal"
+    # With cursor and plain colours.
+    printf '\033[?25h\033[0m\n' >"$terminal"
     echo "$told" >"$terminal"
     # As Ctrl-C would, the shell's own loop included.
     kill -INT -- "-$(foreground "$shell")"
@@ -861,10 +864,10 @@ stop() {
 
 for socket in /tmp/openhands-agent-server-*/tmux-*/openhands-*
 do
-    tmux -S "$socket" list-panes -a -F '#{pane_pid} #{pane_tty}' |
-        while read -r shell terminal
+    tmux -S "$socket" list-panes -a -F '#{pane_pid} #{pane_tty} #{alternate_on}' |
+        while read -r shell terminal second_screen
         do
-            stop "$shell" "$terminal" "$1"
+            stop "$shell" "$terminal" "$1" "$second_screen"
         done
 done
 EOF

@@ -92,18 +92,25 @@ def answer_with_two(request: Request) -> Response | None:
 
 
 def observations(trajectory: Path) -> list[str]:
-    """Return what the terminal showed, command by command."""
+    """Return what the terminal showed and told, command by command."""
     events = [json.loads(line) for line in trajectory.read_text().splitlines()]
-    return [
-        "".join(part["text"] for part in event["observation"]["content"])
+    observed = [
+        event["observation"]
         for event in events
         if event["kind"] == "ObservationEvent" and event["tool_name"] == "terminal"
+    ]
+    return [
+        "".join(part["text"] for part in each["content"]) + each["metadata"]["suffix"]
+        for each in observed
     ]
 
 
 @pytest.mark.parametrize("kind", STALLING)
 def test_a_command_is_stopped_at_the_limit(observed: dict[str, str], kind: str):
-    assert f"[Stopped after {LIMIT} seconds.]" in observed[STALLING[kind]]
+    seen = observed[STALLING[kind]]
+    assert f"[Stopped after {LIMIT} seconds.]" in seen
+    # The terminal tool has noticed, and does not wait for it any longer.
+    assert "[The command completed with exit code" in seen
 
 
 @pytest.mark.parametrize("command", TWO)
