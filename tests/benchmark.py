@@ -479,14 +479,13 @@ Where a target is missed:
 - First LLM call: the SDK's import and the server's start are most of it, one after the
   other. To have them at the same time, the container would have to start before the SDK
   is imported. The audit and the SDK's first step take a second each.
-- Healthy: it is the server's own start. 1.4 s of that is a library for browsers, which
-  the server imports to say that there is no browser. To look for garbage among what is
-  imported takes another second, and most of a second on the host.
+- Healthy: it is the server's own start, without its search for garbage among what it
+  imports. 1.4 s of it is a library for browsers, which the server imports to say that
+  there is no browser.
 - Image: 54 MB are the bytecode with which the server starts in half the time, and 37 MB
   the SSH server with what it needs, which is installed anew for each task in 6 s.
 - LLM call: the relay uses LiteLLM too, so that each call passes it twice, the second time
   on the host. The pipe and the policy take about 1 ms, the SDK's reckoning of the cost 1 ms.
-- Four runs: two cores are busy with eight imports, of the SDK and the server.
 - Memory: LiteLLM's first call loads a tokenizer of 45 MB.
 """
 
