@@ -30,9 +30,8 @@ Run `python examples/12_programbench_cleanroom.py` with Docker, its buildx, git 
 OpenSSH's client. Unless LLM_MODEL, LLM_API_KEY or LLM_BASE_URL is set, it rehearses.
 
 Where the guarantee stops: a model may remember the original's source. Code that the
-agent loads into the running binary with LD_PRELOAD sees its memory, as in the benchmark
-itself. An agent that sets its processes' oom_score_adj to 0 and fills the memory can
-end the container, and its work since the last checkpoint. The engine is trusted.
+agent loads into the running binary with LD_PRELOAD sees its memory. An agent that sets
+oom_score_adj to 0 and fills the memory can end the container. The engine is trusted.
 """
 
 # The SDK and LiteLLM leave some types out.
@@ -106,6 +105,7 @@ from openhands.sdk.llm.utils.model_features import get_features
 from openhands.sdk.llm.utils.openhands_provider import litellm_call_kwargs
 from openhands.tools.preset.default import get_default_agent
 from openhands.workspace import DockerDevWorkspace
+from openhands.workspace.docker.workspace import find_available_tcp_port
 
 
 # ## Settings
@@ -1168,6 +1168,15 @@ PROXY_VARIABLES = [
 ]
 
 
+def free_port() -> int:
+    """Return a port for the pipe's end on this host, which takes it seconds later.
+
+    Of the SDK's own range, a system gives most ports to clients: another program's
+    connection could have it by then.
+    """
+    return find_available_tcp_port(10_000, 29_999)
+
+
 class Cleanroom(DockerDevWorkspace):
     """A `DockerDevWorkspace` without a network: the pipe is the only way in or out.
 
@@ -1177,6 +1186,7 @@ class Cleanroom(DockerDevWorkspace):
 
     forward_env: list[str] = Field(default=PROXY_VARIABLES)
     detach_logs: bool = False
+    host_port: int | None = Field(default_factory=free_port)
     relay_socket: Path
     sdk_source: Path | None = None
     task_image: TaskImage | None = None

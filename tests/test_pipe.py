@@ -284,6 +284,12 @@ def test_two_thousand_open_connections_do_the_script_no_harm(
     wait_until(lambda: psutil.Process().num_fds() - before < 20, 20)
 
 
+def test_its_port_is_none_that_the_system_gives_to_clients(cleanroom: Cleanroom):
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    first, last = map(int, limits.split())
+    assert not first <= cleanroom.workspace.host_port <= last
+
+
 # ## What ends
 
 
