@@ -183,10 +183,11 @@ def plain_image(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 def plain_workspace(image: str, **fields: Any) -> Any:
-    """The SDK's container as the SDK starts it."""
+    """The SDK's container as the SDK starts it, but for a port that nobody else gets."""
     from openhands.workspace import DockerWorkspace
 
     fields |= {"server_image": image, "detach_logs": False, "forward_env": FORWARDED}
+    fields |= {"host_port": load_example().free_port()}
     with environ(**os.environ | LOCAL_PRICES):
         return DockerWorkspace(**fields)
 
