@@ -183,7 +183,7 @@ def plain_image(task_image: str, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 def plain_workspace(image: str, **fields: Any) -> Any:
-    """The SDK's container as the SDK starts it, but for a port that nobody else gets."""
+    """The SDK's container as the SDK starts it, but for the range of its port."""
     from openhands.workspace import DockerWorkspace
 
     fields |= {"server_image": image, "detach_logs": False, "forward_env": FORWARDED}

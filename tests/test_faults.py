@@ -528,6 +528,7 @@ FAULTS = {
     "SIGTERM while the LLM hangs": Fault(
         143, strike=sends(signal.SIGTERM), answer=hang, within=15
     ),
+    "SIGHUP": Fault(129, steps=[BUSY], strike=sends(signal.SIGHUP), within=15),
     "Ctrl-C while it builds": Fault(
         130,
         around=unbuilt_image,
@@ -536,10 +537,10 @@ FAULTS = {
         within=15,
         **NOT_SAVED,
     ),
-    "SIGHUP while the server starts": Fault(
-        129,
+    "SIGTERM while the server starts": Fault(
+        143,
         at=("docker", "exec", "--user=agent"),
-        strike=sends(signal.SIGHUP),
+        strike=sends(signal.SIGTERM),
         within=15,
         **NOT_SAVED,
     ),

@@ -297,8 +297,8 @@ def test_the_leaderboards_scripts_find_cost_calls_and_tokens(played: Played):
 def test_every_call_is_in_the_ledger_with_its_cost_and_without_its_body(played: Played):
     ledger, usages = played.lines_of("llm_calls.jsonl"), played.llm.usages
     for line, usage in zip(ledger, usages, strict=True):
-        tokens = usage.prompt, usage.completion
-        price = sum(litellm.cost_per_token(played.model, *tokens))
+        counts = usage.prompt, usage.completion
+        price = sum(litellm.cost_per_token(played.model, *counts))
         tokens = {"in": usage.prompt, "cached": 0, "out": usage.completion}
         assert line.keys() == LEDGER
         assert line["endpoint"] == STYLES[played.model][0]
