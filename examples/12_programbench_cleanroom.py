@@ -802,8 +802,7 @@ exec /agent-server/.venv/bin/python -I -u -X pycache_prefix=/cleanroom/bytecode 
     /cleanroom/agent_server --host 127.0.0.1 --port 8000 </dev/null
 EOF
 
-COPY --chmod=0755 <<'EOF' /cleanroom/agent_server
-#!/agent-server/.venv/bin/python -I
+COPY <<'EOF' /cleanroom/agent_server
 # To look for garbage among what is imported takes an eighth of the server's start.
 import gc
 import runpy
@@ -835,9 +834,10 @@ stop() {
     shell=$1
     terminal=$2
     told="[Stopped after $3 seconds.]"
+    second_screen=$4
     # Off the second screen of a full-screen program. On the first one, this would lead
     # the cursor back to where it once was, over what the terminal tool looks for.
-    [ "$4" = 0 ] || printf '\033[?1049l' >"$terminal"
+    [ "$second_screen" = 0 ] || printf '\033[?1049l' >"$terminal"
     # With cursor and plain colours.
     printf '\033[?25h\033[0m\n' >"$terminal"
     echo "$told" >"$terminal"
@@ -865,9 +865,9 @@ stop() {
 for socket in /tmp/openhands-agent-server-*/tmux-*/openhands-*
 do
     tmux -S "$socket" list-panes -a -F '#{pane_pid} #{pane_tty} #{alternate_on}' |
-        while read -r shell terminal second_screen
+        while read -r shell terminal alternate
         do
-            stop "$shell" "$terminal" "$1" "$second_screen"
+            stop "$shell" "$terminal" "$1" "$alternate"
         done
 done
 EOF
